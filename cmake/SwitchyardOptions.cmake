@@ -1,0 +1,25 @@
+# Compiler flags of the whole project, on one INTERFACE target that every library links.
+add_library(switchyard_options INTERFACE)
+target_compile_features(switchyard_options INTERFACE cxx_std_20)
+target_include_directories(switchyard_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
+target_compile_options(switchyard_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror
+  -march=${SWITCHYARD_ARCH} -fno-math-errno)
+# g++ 12 sees overlapping and overflowing copies in std::string and fmt where there are none
+# (GCC bugs 105651 and 105329).
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(switchyard_options INTERFACE -Wno-restrict -Wno-stringop-overflow
+                                                      -Wno-array-bounds)
+endif()
+if(SWITCHYARD_SANITIZE)
+  target_compile_options(switchyard_options INTERFACE
+    -fsanitize=${SWITCHYARD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(switchyard_options INTERFACE -fsanitize=${SWITCHYARD_SANITIZE})
+endif()
+
+# switchyard_library(<folder> SOURCES ... LIBS ...): the static library of one folder of src/.
+function(switchyard_library folder)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(switchyard_${folder} STATIC ${ARG_SOURCES})
+  target_link_libraries(switchyard_${folder} PUBLIC switchyard_options ${ARG_LIBS})
+endfunction()

@@ -1,0 +1,38 @@
+# switchyard_test(<name> SOURCES ... LIBS ... [LABELS ...] [RANKS n...] [TIMEOUT seconds])
+#
+# One executable, one ctest entry per executable (no discovery: listing tests must never start
+# MPI). With RANKS, the executable brings its own main (tests/support/mpi_main.cpp) and runs once
+# per rank count, looping over its layouts inside: starting MPI costs half a second.
+# Every test has a deadline.
+find_program(SWITCHYARD_MPIRUN NAMES mpirun mpiexec REQUIRED)
+
+function(switchyard_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS;LABELS;RANKS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE SWITCHYARD_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  if(ARG_RANKS)
+    target_link_libraries(${name} PRIVATE ${ARG_LIBS} switchyard_test_mpi_main Catch2::Catch2)
+    foreach(ranks ${ARG_RANKS})
+      add_test(NAME ${name}_${ranks} COMMAND ${SWITCHYARD_MPIRUN} --bind-to none -n ${ranks}
+                                             $<TARGET_FILE:${name}>)
+      set_tests_properties(${name}_${ranks} PROPERTIES
+        TIMEOUT ${ARG_TIMEOUT} LABELS "mpi;${ARG_LABELS}" PROCESSORS 2
+        ENVIRONMENT "${SWITCHYARD_TEST_ENVIRONMENT}")
+    endforeach()
+  else()
+    target_link_libraries(${name} PRIVATE ${ARG_LIBS} Catch2::Catch2WithMain)
+    add_test(NAME ${name} COMMAND ${name})
+    set_tests_properties(${name} PROPERTIES
+      TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}" ENVIRONMENT "${SWITCHYARD_TEST_ENVIRONMENT}")
+  endif()
+endfunction()
+
+# What mpirun needs as root and with more ranks than cores, and what the sanitizers need to know.
+set(SWITCHYARD_TEST_ENVIRONMENT
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  OMPI_MCA_rmaps_base_oversubscribe=1
+  OMP_WAIT_POLICY=passive)

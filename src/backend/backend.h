@@ -1,0 +1,132 @@
+// Backend: a device - its memory, its queues and events, and its mathematics (ops.h).
+//
+// Made once in main(), passed down by reference. The three memory classes below are used everywhere:
+//   Tensor (core/tensor.h)  a view; owns nothing
+//   Buffer                  owns one allocation for as long as it lives (weights, moments)
+//   Arena                   owns blocks that scopes hand out and take back (activations, scratch)
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace switchyard {
+
+class Ops;
+class Backend;
+
+// In-order work of a device: a CUDA stream; on the CPU, work is done when the call returns.
+struct Queue {
+  int id = 0;
+};
+
+// A point in a queue's work. A default Event is always complete.
+struct Event {
+  int queue = -1;
+  int64_t ticket = 0;
+};
+
+// What a backend has handed out.
+struct MemoryReport {
+  int64_t bytes_in_use = 0;
+  int64_t peak_bytes = 0;
+  int64_t allocations = 0;  // calls that reached the device; constant once a run has warmed up
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string description() const = 0;  // "cpu, 2 threads, avx512"
+  virtual Ops& ops() = 0;
+  // FLOP/s at which `real` arithmetic could run at best: measured on the CPU.
+  virtual double peak_flops(DType real) = 0;
+
+  // The queue of the model's mathematics.
+  virtual Queue compute_queue() = 0;
+  // An event that completes when the work now in `queue` has.
+  virtual Event record(Queue queue) = 0;
+  // Later work of `queue` starts after `event`. Never blocks the host.
+  virtual void wait(Queue queue, Event event) = 0;
+  // Blocks the host: the only call of the project that does.
+  virtual void host_wait(Event event) = 0;
+
+  // Copies between host and device memory. The host memory may be reused when the call returns.
+  virtual void upload(Queue queue, Tensor device, const void* host) = 0;
+  virtual void download(Queue queue, void* host, Tensor device) = 0;
+
+  const MemoryReport& memory() const { return memory_; }
+
+ protected:
+  virtual std::byte* do_allocate(int64_t bytes) = 0;  // 64-byte aligned
+  virtual void do_free(std::byte* memory, int64_t bytes) = 0;
+
+ private:
+  friend class Buffer;
+  std::byte* allocate(int64_t bytes);
+  void free(std::byte* memory, int64_t bytes);
+  MemoryReport memory_;
+};
+
+// Owns one allocation of a backend. Movable, not copyable. Contents are undefined at first.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Backend& backend, int64_t bytes);
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept;
+  ~Buffer();
+
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+  // A view of the first elements of the buffer.
+  Tensor tensor(DType dtype, std::initializer_list<int64_t> shape) const;
+
+ private:
+  Backend* backend_ = nullptr;
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+// Memory in stack order. Tensors live until the Scope in which they were made closes; the blocks
+// stay, so that a step of a size already seen allocates nothing. Contents are undefined at first.
+class Arena {
+ public:
+  explicit Arena(Backend& backend) : backend_(&backend) {}
+
+  Tensor allocate(DType dtype, std::span<const int64_t> shape);
+  Tensor allocate(DType dtype, std::initializer_list<int64_t> shape) {
+    return allocate(dtype, std::span<const int64_t>(shape.begin(), shape.size()));
+  }
+  Tensor allocate_like(Tensor other) { return allocate(other.dtype(), other.shape()); }
+
+  int64_t capacity_bytes() const;
+  int64_t growths() const { return growths_; }  // blocks ever added
+
+  // Gives back, when it closes, everything allocated from the arena since it was opened.
+  class Scope {
+   public:
+    explicit Scope(Arena& arena);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Arena& arena_;
+    size_t block_;
+    int64_t used_;
+  };
+
+ private:
+  Backend* backend_;
+  std::vector<Buffer> blocks_;
+  size_t block_ = 0;    // the block being filled
+  int64_t used_ = 0;    // bytes used in it
+  int64_t growths_ = 0;
+};
+
+}  // namespace switchyard

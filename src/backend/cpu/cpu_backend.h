@@ -1,0 +1,40 @@
+// CpuBackend: the host as a device. Work is done when a call returns, so events are always complete.
+#pragma once
+
+#include <string>
+
+#include "backend/backend.h"
+#include "backend/cpu/cpu_ops.h"
+#include "backend/cpu/fma_peak.h"
+
+namespace switchyard {
+
+class CpuBackend final : public Backend {
+ public:
+  // `num_threads` OpenMP threads for this rank; 0: as many as its affinity mask has cores.
+  explicit CpuBackend(int num_threads = 0);
+
+  std::string description() const override;
+  Ops& ops() override { return ops_; }
+  double peak_flops(DType real) override { return measure_fma_peak(real, num_threads_); }
+  int num_threads() const { return num_threads_; }
+
+  Queue compute_queue() override { return Queue{0}; }
+  Event record(Queue queue) override { return Event{queue.id, 0}; }
+  void wait(Queue, Event) override {}
+  void host_wait(Event) override {}
+  void upload(Queue queue, Tensor device, const void* host) override;
+  void download(Queue queue, void* host, Tensor device) override;
+
+ private:
+  std::byte* do_allocate(int64_t bytes) override;
+  void do_free(std::byte* memory, int64_t bytes) override;
+
+  int num_threads_;
+  CpuOps ops_;
+};
+
+// Cores in this process's affinity mask.
+int cores_in_affinity_mask();
+
+}  // namespace switchyard

@@ -1,0 +1,74 @@
+// Fills, copies, sums and random initial values.
+#include <cstring>
+
+#include "backend/cpu/cpu_ops.h"
+#include "backend/cpu/dispatch.h"
+#include "backend/cpu/parallel.h"
+#include "core/random.h"
+
+namespace switchyard {
+namespace {
+
+template <typename To, typename From>
+void convert_elements(Tensor y, Tensor x) {
+  for (int64_t i = 0; i < x.numel(); ++i) y.data<To>()[i] = static_cast<To>(x.data<From>()[i]);
+}
+
+}  // namespace
+
+void CpuOps::do_fill(Queue, Tensor x, double value) {
+  const auto fill = [&](auto typed) {
+    using Element = decltype(typed);
+    Element* data = x.data<Element>();
+    parallel_for(num_threads_, x.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+      std::fill(data + begin, data + end, static_cast<Element>(value));
+    });
+  };
+  switch (x.dtype()) {
+    case DType::kF32: return fill(float{});
+    case DType::kF64: return fill(double{});
+    case DType::kI32: return fill(int32_t{});
+    case DType::kI64: return fill(int64_t{});
+    case DType::kU8: return fill(uint8_t{});
+  }
+}
+
+void CpuOps::do_copy(Queue, Tensor y, Tensor x) {
+  if (x.raw() == y.raw()) return;
+  parallel_for(num_threads_, x.bytes(), 8 * kElementsPerTask, [&](int64_t begin, int64_t end) {
+    std::memcpy(static_cast<std::byte*>(y.raw()) + begin,
+                static_cast<const std::byte*>(x.raw()) + begin, static_cast<size_t>(end - begin));
+  });
+}
+
+void CpuOps::do_convert(Queue, Tensor y, Tensor x) {
+  with_real(y.dtype(), [&](auto to) {
+    with_real(x.dtype(),
+              [&](auto from) { convert_elements<decltype(to), decltype(from)>(y, x); });
+  });
+}
+
+void CpuOps::do_add(Queue, Tensor y, Tensor a, Tensor b) {
+  with_real(y.dtype(), [&](auto zero) {
+    using Real = decltype(zero);
+    parallel_for(num_threads_, y.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+      Real* sum = y.data<Real>();  // may be a or b: no restrict, but each element is on its own
+      const Real *first = a.data<Real>(), *second = b.data<Real>();
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) sum[i] = first[i] + second[i];
+    });
+  });
+}
+
+void CpuOps::do_init_normal(Queue, Tensor x, double std, uint64_t key, int64_t first_index) {
+  with_real(x.dtype(), [&](auto zero) {
+    using Real = decltype(zero);
+    parallel_for(num_threads_, x.numel(), 1 << 10, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        x.data<Real>()[i] =
+            static_cast<Real>(std * random_normal(key, static_cast<uint64_t>(first_index + i)));
+    });
+  });
+}
+
+}  // namespace switchyard

@@ -1,0 +1,285 @@
+// Ops: all the mathematics of the project, on one page.
+//
+// Each function has the granularity of one fused GPU kernel (or one GEMM). The public function is
+// the contract: it states shapes and checks them (ops.cpp); the private do_... is the backend.
+// Outputs come first. All tensors are contiguous, row-major and on the backend's device. "+=" means
+// that the result is added to what the output holds; every other output is overwritten, and may
+// hold anything before. Zero rows (T = 0, R = 0) are legal everywhere.
+//
+// Shape legend (src/README.md):  T tokens  D model width  V vocabulary  H query heads  K key/value
+// heads  C channels per head  F hidden width  E experts  L local experts  A experts per token
+// R expert rows  P expert-parallel ranks  N rows that travel  S scopes of a balance loss
+//
+// x, y, weights and gradients share one floating dtype ("real": f32 or f64). Statistics are f64,
+// indices i32. Sums over tokens run in a fixed order: same inputs, same bits.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/backend.h"
+
+namespace switchyard {
+
+// Labels of tokens that do not count in the loss (the value PyTorch uses).
+inline constexpr int32_t kIgnoredTarget = -100;
+
+enum class Activation { kSwiGLU, kReLU, kGELU };  // GELU: exact, x * Phi(x)
+enum class DropOrder { kProbs, kPosition };
+
+// The numbers that change from step to step. They live in one small f64 device tensor, so that no
+// kernel argument changes between steps and the host never waits for one of them.
+enum class StepScalar : int {
+  kLearningRate,
+  kBiasCorrection1,     // 1 - beta1^step
+  kBiasCorrection2,     // 1 - beta2^step
+  kInverseTargetCount,  // 1 / targets of the global batch that count (0 if there is none)
+  kGradNorm,            // written by clip_coefficient
+  kClipCoefficient,     // written by clip_coefficient
+  kSkipStep,            // 1 when the gradient is not finite; written by clip_coefficient
+  kCount,
+};
+inline constexpr int64_t kNumStepScalars = static_cast<int64_t>(StepScalar::kCount);
+
+// How one row travels to a peer that holds some of the token's experts, and back. A row is bytes:
+//   dispatch:           [D reals: hidden state] [A reals: gate weights] [A i32: local expert or -1]
+//   gradient, returned: [D reals: d hidden]     [A reals: d gate weights]
+// padded to 16 bytes. Slot a of a row is choice a of the token.
+int64_t dispatch_row_bytes(int64_t model_width, int64_t top_k, DType real);
+int64_t gradient_row_bytes(int64_t model_width, int64_t top_k, DType real);
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  // ---- Matrix products. nt: y = x w^T, and so on; weights are (outputs, inputs) as in PyTorch. --
+  void matmul_nt(Queue q, Tensor y_TN, Tensor x_TK, Tensor w_NK);
+  void matmul_nn(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);   // x = y w
+  void matmul_nn_add(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);   // x += y w
+  void matmul_tn_add(Queue q, Tensor w_NK, Tensor y_TN, Tensor x_TK);  // w += y^T x
+  // One product per expert: expert e owns rows [begin[e], begin[e+1]) of x and y. w is (L, N, K).
+  void grouped_matmul_nt(Queue q, Tensor y_RN, Tensor x_RK, Tensor w_LNK, Tensor begin_L1);
+  void grouped_matmul_nn(Queue q, Tensor x_RK, Tensor y_RN, Tensor w_LNK, Tensor begin_L1);
+  void grouped_matmul_nn_add(Queue q, Tensor x_RK, Tensor y_RN, Tensor w_LNK, Tensor begin_L1);
+  void grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK, Tensor begin_L1);
+
+  // ---- Embedding ------------------------------------------------------------------------------
+  void embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T);
+  void embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T);  // +=
+
+  // ---- RMSNorm (arXiv 1910.07467), with the residual sum before it ------------------------------
+  // sum = x + delta;  inv_rms = 1 / sqrt(mean(sum^2) + eps);  y = sum * inv_rms * weight.
+  // Without delta (none), sum is x itself and `sum_TD` is none too.
+  void rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T, Tensor x_TD,
+                       Tensor delta_TD, Tensor weight_D, double eps);
+  // dx = dresidual (if given) + gradient through the norm of x (its input, the sum); dweight += ...
+  void rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD, Tensor dresidual_TD,
+                        Tensor x_TD, Tensor inv_rms_T, Tensor weight_D);
+
+  // ---- Attention ------------------------------------------------------------------------------
+  // Rotary embedding (arXiv 2104.09864), in place, half-split as Hugging Face: channel i is paired
+  // with i + C/2. x is (T, heads * C). rope_backward rotates the other way.
+  void rope_forward(Queue q, Tensor x_THC, Tensor position_T, int64_t head_dim, double theta);
+  void rope_backward(Queue q, Tensor dx_THC, Tensor position_T, int64_t head_dim, double theta);
+  // Causal softmax attention, scale 1/sqrt(C), grouped-query (head h uses key/value head h*K/H).
+  // Rows are sequences of `sequence_length` tokens, one after another; row t sees the rows
+  // [first_visible[t], t], which lie inside its sequence. The score matrix is never materialised.
+  // log_sum_exp (T, H) real is what the backward needs.
+  void attention_forward(Queue q, Tensor out_THC, Tensor log_sum_exp_TH, Tensor query_THC,
+                         Tensor key_TKC, Tensor value_TKC, Tensor first_visible_T,
+                         int64_t head_dim, int64_t sequence_length);
+  void attention_backward(Queue q, Tensor dquery_THC, Tensor dkey_TKC, Tensor dvalue_TKC,
+                          Tensor dout_THC, Tensor out_THC, Tensor log_sum_exp_TH, Tensor query_THC,
+                          Tensor key_TKC, Tensor value_TKC, Tensor first_visible_T,
+                          int64_t head_dim, int64_t sequence_length);
+
+  // ---- Feed-forward activation x gate weight ------------------------------------------------------
+  // y = act(gate) * up * weight[row]. kSwiGLU: act = silu. kReLU, kGELU: `up` is none (factor 1).
+  // weight (R) is none in dense layers (factor 1).
+  void activation_forward(Queue q, Tensor y_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
+                          Activation activation);
+  // dup and dweight are none exactly when up and weight are.
+  void activation_backward(Queue q, Tensor dgate_RF, Tensor dup_RF, Tensor dweight_R, Tensor dy_RF,
+                           Tensor gate_RF, Tensor up_RF, Tensor weight_R, Activation activation);
+
+  // ---- Router -----------------------------------------------------------------------------------
+  // probs = softmax(logits) over all experts; expert = the A largest (ties: lower index), largest
+  // first; score = their probabilities; weight = score / sum of the A scores if `normalize`, else
+  // score. z_sum (1) f64 += sum_t lse_t^2, lse_t = log sum_e exp(logits[t,e]). With
+  // `expert_is_given`, expert_TA is an input (replayed or forced routing) and only the rest is
+  // computed.
+  void router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA, Tensor score_TA,
+                      Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
+                      bool expert_is_given);
+  // Counts and probability mass per scope (f64): scope s is rows [s*T/S, (s+1)*T/S).
+  void router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
+                         Tensor probs_TE);
+  // Balance loss of each scope of n = `tokens_per_scope` tokens: E * sum_e f_e P_e with
+  // f_e = count / (A n), P_e = prob_sum / n (Switch, arXiv 2101.03961; 1 when balanced).
+  // loss_sum (1) f64 += sum over scopes; prob_gradient_SE = d(loss of scope)/d(prob) = E f_e / n.
+  void balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
+                    Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k);
+  // dlogits from dweight (gradient of weight_TA), the balance loss (balance_scale * prob_gradient)
+  // and the z-loss (z_scale * lse^2).
+  void router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
+                       Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor prob_gradient_SE,
+                       double balance_scale, double z_scale, bool normalize);
+  // expert[t,a] = ((first_token + t) * A + a) mod E: perfectly balanced, for benchmarks and tests.
+  void balanced_choice(Queue q, Tensor expert_TA, int64_t first_token, int64_t num_experts);
+  // y = x * U(1-eps, 1+eps), number (first_row + t) * D + d of the stream (key, stream).
+  // The same call on a gradient is its backward.
+  void jitter(Queue q, Tensor y_TD, Tensor x_TD, double eps, uint64_t key, uint64_t stream,
+              int64_t first_row);
+  // kept = expert, with -1 where the expert is full: at most `capacity` tokens per expert and scope
+  // (scope s is rows [s*T/S, (s+1)*T/S)). kProbs keeps the largest scores, compared after rounding
+  // to multiples of 2^-20, ties by lower token; kPosition keeps first choices before second ones,
+  // then lower tokens.
+  void drop_tokens(Queue q, Tensor kept_TA, Tensor expert_TA, Tensor score_TA, int64_t num_experts,
+                   int64_t num_scopes, int64_t capacity, DropOrder order);
+  // count (E + 1) f64 += how often each expert occurs in kept_TA; the last entry counts the -1s.
+  void expert_load(Queue q, Tensor count_E1, Tensor kept_TA);
+
+  // ---- Dispatch: rows to the ranks that hold their experts (design: model/moe/dispatcher.h) --------
+  // Expert j lives on peer j / experts_per_peer. A token sends one row to each peer that holds at
+  // least one of its kept experts; rows are ordered by peer, then token.
+  //   send_row (T, P) i32: row of token t for peer p, or -1.   send_token (T * min(A, P)) i32: its
+  //   inverse; entries past the last row are -1.   counts (2, P) i32: rows per peer, and choices
+  //   (token-expert pairs) per peer.
+  void plan_send(Queue q, Tensor send_row_TP, Tensor send_token, Tensor counts_2P, Tensor kept_TA,
+                 int64_t experts_per_peer);
+  // Fills the rows of the send buffer, (N, dispatch_row_bytes) u8. send_token is cut to N.
+  void pack_rows(Queue q, Tensor rows_NB, Tensor x_TD, Tensor weight_TA, Tensor kept_TA,
+                 Tensor send_token_N, Tensor send_row_TP, int64_t experts_per_peer);
+  // From N received rows of A slots each: expert rows grouped by local expert, in received order.
+  //   begin (L + 1) i32, source_row (R) i32: received row of each expert row, gate (R) real,
+  //   row_of_choice (N, A) i32: expert row of slot a, or -1.
+  void plan_receive(Queue q, Tensor begin_L1, Tensor source_row_R, Tensor gate_R,
+                    Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width);
+  // x[r] = hidden state of received row source_row[r].
+  void unpack_rows(Queue q, Tensor x_RD, Tensor rows_NB, Tensor source_row_R);
+  // out[n] = sum of the rows in[index[n, j]] over j with index >= 0, in ascending order of index
+  // (which is ascending order of expert, and of peer); accumulated in f32 at least.
+  void combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ);
+  void gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R);  // out[r] = in[index[r]]
+  // The way back of the gradient: rows (N, gradient_row_bytes) u8 = [combine of dx | dgate by slot].
+  void pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_RD, Tensor dgate_R,
+                          Tensor row_of_choice_NA);
+  // dx[t] = sum over peers, ascending; dweight[t,a] = what the peer of kept[t,a] returned, 0 if -1.
+  void unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor rows_NB,
+                            Tensor send_row_TP, Tensor kept_TA, int64_t experts_per_peer);
+
+  // ---- Loss ---------------------------------------------------------------------------------------
+  // loss_sum (1) f64 += sum over targets != kIgnoredTarget of -log softmax(logits)[target].
+  void cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T);
+  // The same, and logits are overwritten with d(mean loss)/d(logits) =
+  // (softmax - onehot) * kInverseTargetCount, zero rows where the target is ignored.
+  void cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T,
+                                       Tensor scalars);
+
+  // ---- Optimizer (everything flat) ------------------------------------------------------------------
+  void squared_norm_add(Queue q, Tensor sum, Tensor x);  // sum (1) f64 += sum of squares
+  // From squared_norms (n) f64, summed in order: kGradNorm = sqrt(sum), kClipCoefficient =
+  // min(1, max_norm / (norm + 1e-6)) or 1 if max_norm == 0, kSkipStep = norm is not finite.
+  void clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms, double max_norm);
+  // AdamW (arXiv 1711.05101) on a flat range; g = gradient * kClipCoefficient:
+  //   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2;
+  //   w -= lr * (m / c1 / (sqrt(v / c2) + eps) + weight_decay * w).   Nothing when kSkipStep.
+  void adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Tensor scalars,
+             double beta1, double beta2, double eps, double weight_decay);
+
+  // ---- Elementwise ------------------------------------------------------------------------------
+  void fill(Queue q, Tensor x, double value);
+  void copy(Queue q, Tensor y, Tensor x);          // same dtype, same number of elements
+  void convert(Queue q, Tensor y, Tensor x);       // between real dtypes
+  void add(Queue q, Tensor y, Tensor a, Tensor b);  // y = a + b; y may be a or b
+  // x[i] = std * normal number (first_index + i) of the stream `key` (core/random.h).
+  void init_normal(Queue q, Tensor x, double std, uint64_t key, int64_t first_index);
+
+ private:
+  // One per public function, called after its shapes have been checked.
+  virtual void do_matmul_nt(Queue q, Tensor y_TN, Tensor x_TK, Tensor w_NK) = 0;
+  virtual void do_matmul_nn(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK) = 0;
+  virtual void do_matmul_nn_add(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK) = 0;
+  virtual void do_matmul_tn_add(Queue q, Tensor w_NK, Tensor y_TN, Tensor x_TK) = 0;
+  virtual void do_grouped_matmul_nt(Queue q, Tensor y_RN, Tensor x_RK, Tensor w_LNK,
+                                    Tensor begin_L1) = 0;
+  virtual void do_grouped_matmul_nn(Queue q, Tensor x_RK, Tensor y_RN, Tensor w_LNK,
+                                    Tensor begin_L1) = 0;
+  virtual void do_grouped_matmul_nn_add(Queue q, Tensor x_RK, Tensor y_RN, Tensor w_LNK,
+                                        Tensor begin_L1) = 0;
+  virtual void do_grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK,
+                                        Tensor begin_L1) = 0;
+  virtual void do_embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T) = 0;
+  virtual void do_embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T) = 0;
+  virtual void do_rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T,
+                                  Tensor x_TD, Tensor delta_TD, Tensor weight_D, double eps) = 0;
+  virtual void do_rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD,
+                                   Tensor dresidual_TD, Tensor x_TD, Tensor inv_rms_T,
+                                   Tensor weight_D) = 0;
+  virtual void do_rope_forward(Queue q, Tensor x_THC, Tensor position_T, int64_t head_dim,
+                               double theta) = 0;
+  virtual void do_rope_backward(Queue q, Tensor dx_THC, Tensor position_T, int64_t head_dim,
+                                double theta) = 0;
+  virtual void do_attention_forward(Queue q, Tensor out_THC, Tensor log_sum_exp_TH,
+                                    Tensor query_THC, Tensor key_TKC, Tensor value_TKC,
+                                    Tensor first_visible_T, int64_t head_dim,
+                                    int64_t sequence_length) = 0;
+  virtual void do_attention_backward(Queue q, Tensor dquery_THC, Tensor dkey_TKC, Tensor dvalue_TKC,
+                                     Tensor dout_THC, Tensor out_THC, Tensor log_sum_exp_TH,
+                                     Tensor query_THC, Tensor key_TKC, Tensor value_TKC,
+                                     Tensor first_visible_T, int64_t head_dim,
+                                     int64_t sequence_length) = 0;
+  virtual void do_activation_forward(Queue q, Tensor y_RF, Tensor gate_RF, Tensor up_RF,
+                                     Tensor weight_R, Activation activation) = 0;
+  virtual void do_activation_backward(Queue q, Tensor dgate_RF, Tensor dup_RF, Tensor dweight_R,
+                                      Tensor dy_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
+                                      Activation activation) = 0;
+  virtual void do_router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA,
+                                 Tensor score_TA, Tensor weight_TA, Tensor z_sum, Tensor logits_TE,
+                                 bool normalize, bool expert_is_given) = 0;
+  virtual void do_router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
+                                    Tensor probs_TE) = 0;
+  virtual void do_balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
+                               Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k) = 0;
+  virtual void do_router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
+                                  Tensor weight_TA, Tensor probs_TE, Tensor lse_T,
+                                  Tensor prob_gradient_SE, double balance_scale, double z_scale,
+                                  bool normalize) = 0;
+  virtual void do_balanced_choice(Queue q, Tensor expert_TA, int64_t first_token,
+                                  int64_t num_experts) = 0;
+  virtual void do_jitter(Queue q, Tensor y_TD, Tensor x_TD, double eps, uint64_t key,
+                         uint64_t stream, int64_t first_row) = 0;
+  virtual void do_drop_tokens(Queue q, Tensor kept_TA, Tensor expert_TA, Tensor score_TA,
+                              int64_t num_experts, int64_t num_scopes, int64_t capacity,
+                              DropOrder order) = 0;
+  virtual void do_expert_load(Queue q, Tensor count_E1, Tensor kept_TA) = 0;
+  virtual void do_plan_send(Queue q, Tensor send_row_TP, Tensor send_token, Tensor counts_2P,
+                            Tensor kept_TA, int64_t experts_per_peer) = 0;
+  virtual void do_pack_rows(Queue q, Tensor rows_NB, Tensor x_TD, Tensor weight_TA, Tensor kept_TA,
+                            Tensor send_token_N, Tensor send_row_TP, int64_t experts_per_peer) = 0;
+  virtual void do_plan_receive(Queue q, Tensor begin_L1, Tensor source_row_R, Tensor gate_R,
+                               Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width) = 0;
+  virtual void do_unpack_rows(Queue q, Tensor x_RD, Tensor rows_NB, Tensor source_row_R) = 0;
+  virtual void do_combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ) = 0;
+  virtual void do_gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R) = 0;
+  virtual void do_pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_RD, Tensor dgate_R,
+                                     Tensor row_of_choice_NA) = 0;
+  virtual void do_unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor rows_NB,
+                                       Tensor send_row_TP, Tensor kept_TA,
+                                       int64_t experts_per_peer) = 0;
+  virtual void do_cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV,
+                                     Tensor target_T) = 0;
+  virtual void do_cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logits_TV,
+                                                  Tensor target_T, Tensor scalars) = 0;
+  virtual void do_squared_norm_add(Queue q, Tensor sum, Tensor x) = 0;
+  virtual void do_clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms,
+                                   double max_norm) = 0;
+  virtual void do_adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Tensor scalars,
+                        double beta1, double beta2, double eps, double weight_decay) = 0;
+  virtual void do_fill(Queue q, Tensor x, double value) = 0;
+  virtual void do_copy(Queue q, Tensor y, Tensor x) = 0;
+  virtual void do_convert(Queue q, Tensor y, Tensor x) = 0;
+  virtual void do_add(Queue q, Tensor y, Tensor a, Tensor b) = 0;
+  virtual void do_init_normal(Queue q, Tensor x, double std, uint64_t key, int64_t first_index) = 0;
+};
+
+}  // namespace switchyard

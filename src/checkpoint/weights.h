@@ -1,0 +1,27 @@
+// Weights on disk: all parameters of a model in one safetensors file, under Hugging Face style names,
+// one tensor per expert ("model.layers.0.mlp.experts.3.down_proj.weight"). The file knows nothing
+// of the grid that wrote it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "comm/process_grid.h"
+#include "model/parameter.h"
+
+namespace switchyard {
+
+// Collective: expert-parallel ranks bring their experts, world rank 0 writes `path`.
+void save_weights(const std::string& path, const ParameterList& parameters, Backend& backend,
+                  const ProcessGrid& grid);
+
+// Reads into Parameter::weight (bound by the caller) what this rank holds of each parameter. Errors
+// (kData): a tensor is missing, or has another shape or dtype.
+void load_weights(const std::string& path, const ParameterList& parameters, Backend& backend);
+
+// Allocates Parameter::weight of each parameter, for models that do not train. The caller keeps the
+// buffers as long as the model.
+std::vector<Buffer> allocate_weights(const ParameterList& parameters, Backend& backend, DType real);
+
+}  // namespace switchyard

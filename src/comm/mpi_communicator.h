@@ -1,0 +1,48 @@
+// MpiCommunicator: a group of MPI processes; tensors in host memory. The only files that know MPI
+// are this one's .cpp and mpi_runtime's.
+//
+// Every collective but broadcast is a round of messages from every rank to every other, so no count
+// is bounded by 2^31, and sums are added here, in the order of ranks, not by MPI_SUM: they have the
+// same bits on every rank, on every day, under every MPI library and between threads. Nor is it
+// slow: beside Open MPI's own, 4 ranks on one machine at 64 MB, all_reduce takes 25 and not 35 ms,
+// reduce_scatter 12 and not 85 ms; below 16 MB they are equal.
+#pragma once
+
+#include <mpi.h>
+
+#include "comm/communicator.h"
+
+namespace switchyard {
+
+class MpiCommunicator final : public Communicator {
+ public:
+  // Duplicates `comm`, and owns the duplicate.
+  MpiCommunicator(MPI_Comm comm, std::string name);
+  ~MpiCommunicator() override;
+  MpiCommunicator(const MpiCommunicator&) = delete;
+  MpiCommunicator& operator=(const MpiCommunicator&) = delete;
+
+ private:
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override;
+  Event do_all_reduce_sum(Tensor x, Event after) override;
+  Event do_reduce_scatter_sum(Tensor out, Tensor input, Event after) override;
+  Event do_all_gather(Tensor out, Tensor input, Event after) override;
+  Event do_all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
+                      std::span<const int64_t> send_rows, Event after) override;
+  Event do_broadcast(Tensor x, int root, Event after) override;
+  Event do_send_receive(std::span<const Message> sends, std::span<const Message> receives,
+                        Event after) override;
+
+  void all_reduce_piece(Tensor piece);
+  // sum = what all ranks contribute to it, added in their order; mine[r] is my contribution to the
+  // sum that rank r makes. `sum` may be mine[rank()].
+  void sum_contributions(Tensor sum, std::span<const Tensor> mine);
+  // Sends sent[r] to, and receives received[r] from, every other rank r.
+  void exchange_all(std::span<const Tensor> sent, std::span<const Tensor> received);
+  void check(int code, const char* call) const;
+
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  std::vector<std::byte> received_;  // the other ranks' contributions to one piece of a sum
+};
+
+}  // namespace switchyard

@@ -1,0 +1,105 @@
+#include "config/config.h"
+
+#include "config/report.h"
+#include "config/suggest.h"
+#include "core/error.h"
+
+namespace switchyard {
+namespace {
+
+void read_value(const Option& option, const Node& node, RunConfig& config, Report& report) {
+  const std::optional<std::string> problem = problem_with(option, node.value);
+  if (!problem) {
+    option.set(config, node.value);
+    return;
+  }
+  std::string hint;
+  if (option.kind == OptionKind::kChoice && node.value.is_string())
+    if (const std::string near = nearest(node.value.get<std::string>(), option.choices);
+        !near.empty())
+      hint = fmt::format("; did you mean \"{}\"?", near);
+  report.add(option.pointer, *problem + hint);
+}
+
+void read_object(const Node& object, RunConfig& config, Report& report) {
+  for (const Node& member : object.members) {
+    if (member.pointer == "/$schema") continue;  // tells an editor which schema to use
+    const Option* option = find_option(member.pointer);
+    if (is_section(member.pointer)) {
+      if (member.is_object)
+        read_object(member, config, report);
+      else
+        report.add(member.pointer,
+                   fmt::format("found {}, expected an object {{ ... }}", member.value.dump()));
+    } else if (option == nullptr) {
+      report.add(member.pointer, "unknown key" + hint_for_unknown_key(member.pointer));
+    } else if (member.is_object) {
+      report.add(member.pointer, "found an object, expected " + expectation(*option));
+    } else {
+      read_value(*option, member, config, report);
+    }
+  }
+}
+
+}  // namespace
+
+void Report::throw_if_any() const {
+  if (problems_.empty()) return;
+  std::string text =
+      problems_.size() == 1 ? "" : fmt::format("{} errors in the configuration", problems_.size());
+  for (const Problem& problem : problems_) text += (text.empty() ? "" : "\n  ") + problem.text;
+  throw Error(ExitCode::kConfig, text);
+}
+
+RunConfig load_config(const ConfigSource& source, int num_ranks) {
+  Report report(source.name);
+  Node root = parse_document(source.name, source.text, report.problems());
+  const bool is_json = report.is_sound({""});
+  for (const std::string& assignment : source.overrides)
+    apply_override(root, assignment, report.problems());
+  report.set_document(&root);
+  RunConfig config;
+  read_object(root, config, report);
+  if (is_json) resolve(config, num_ranks, report);
+  report.throw_if_any();
+  return config;
+}
+
+void resolve(RunConfig& config, int num_ranks) {
+  Report report("configuration");
+  resolve(config, num_ranks, report);
+  report.throw_if_any();
+}
+
+void refuse_unbuilt(const RunConfig& config) {
+  Report report("this version cannot train with");
+  const auto refuse = [&](bool asked_for, const char* pointer, const std::string& advice) {
+    if (asked_for) report.add(pointer, advice);
+  };
+  const ParallelismConfig& parallelism = config.parallelism;
+  refuse(parallelism.tensor_parallel_size > 1, "/parallelism/tensor_parallel_size",
+         fmt::format("found {}; tensor parallelism is not built yet, set it to 1",
+                     parallelism.tensor_parallel_size));
+  refuse(parallelism.pipeline_parallel_size > 1, "/parallelism/pipeline_parallel_size",
+         fmt::format("found {}; pipeline parallelism is not built yet, set it to 1",
+                     parallelism.pipeline_parallel_size));
+  refuse(parallelism.expert_tensor_parallel_size.value_or(1) > 1,
+         "/parallelism/expert_tensor_parallel_size",
+         fmt::format("found {}; expert tensor parallelism is not built yet, set it to 1",
+                     *parallelism.expert_tensor_parallel_size));
+  refuse(
+      config.zero_optimization.stage > 0, "/zero_optimization/stage",
+      fmt::format("found {}; ZeRO is not built yet, set it to 0", config.zero_optimization.stage));
+  refuse(config.bf16.enabled, "/bf16/enabled", "bf16 is not built yet, set it to false (f32)");
+  refuse(config.device == Device::kCuda, "/device",
+         "the CUDA backend is not built yet, set it to \"cpu\"");
+  refuse(config.moe.enabled && config.moe.load_balancing_scope == BalanceScope::kGlobalBatch,
+         "/moe/load_balancing_scope",
+         "\"global_batch\" is not built yet, use \"micro_batch\" or \"sequence\"");
+  refuse(config.moe.enabled && config.moe.capacity_scope == BalanceScope::kGlobalBatch,
+         "/moe/capacity_scope",
+         "\"global_batch\" is not built yet, use \"micro_batch\" or \"sequence\"");
+  report.throw_if_any();
+}
+
+}  // namespace switchyard

@@ -1,0 +1,40 @@
+#include "model/lm_head.h"
+
+#include "backend/ops.h"
+
+namespace switchyard {
+
+LmHead::LmHead(Backend& backend, int64_t vocab_size, int64_t model_width, Parameter* tied)
+    : backend_(backend), tied_(tied) {
+  if (tied == nullptr) own_ = dense_parameter("lm_head.weight", {vocab_size, model_width});
+}
+
+Tensor LmHead::logits(Pass& pass, Tensor x_TD) const {
+  Tensor logits_TV = pass.activations.allocate(x_TD.dtype(), {x_TD.dim(0), weight().shape[0]});
+  backend_.ops().matmul_nt(pass.queue, logits_TV, x_TD, weight().weight);
+  return logits_TV;
+}
+
+void LmHead::forward(Pass& pass, Tensor x_TD, Saved& saved) const {
+  saved.x_TD = x_TD;
+  saved.dlogits_TV = logits(pass, x_TD);
+  Tensor loss_sum = pass.statistics.loss_sum;
+  if (pass.training)
+    backend_.ops().cross_entropy_loss_and_gradient(pass.queue, loss_sum, saved.dlogits_TV,
+                                                   pass.batch.targets, pass.scalars);
+  else
+    backend_.ops().cross_entropy_loss(pass.queue, loss_sum, saved.dlogits_TV, pass.batch.targets);
+}
+
+Tensor LmHead::backward(Pass& pass, const Saved& saved) {
+  Tensor dx_TD = pass.scratch.allocate_like(saved.x_TD);
+  backend_.ops().matmul_nn(pass.queue, dx_TD, saved.dlogits_TV, weight().weight);
+  backend_.ops().matmul_tn_add(pass.queue, weight().gradient, saved.dlogits_TV, saved.x_TD);
+  return dx_TD;
+}
+
+void LmHead::append_parameters(ParameterList& list) {
+  if (own_) list.push_back(&*own_);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,97 @@
+#include "model/moe/experts.h"
+
+#include <utility>
+
+#include "core/math.h"
+
+namespace switchyard {
+namespace {
+
+Activation activation_of(ExpertActivation activation) {
+  switch (activation) {
+    case ExpertActivation::kReLU: return Activation::kReLU;
+    case ExpertActivation::kGELU: return Activation::kGELU;
+    case ExpertActivation::kSwiGLU: break;
+  }
+  return Activation::kSwiGLU;
+}
+
+// One matrix (rows, columns) per expert, experts cut evenly over the ep ranks.
+Parameter expert_parameter(std::string name, int64_t num_experts, int64_t rows, int64_t columns,
+                           int ep_rank, int ep_size) {
+  const int64_t local_experts = div_exact(num_experts, ep_size);
+  Parameter parameter;
+  parameter.name = std::move(name);
+  parameter.shape = {local_experts, rows, columns};
+  parameter.global_shape = {num_experts, rows, columns};
+  parameter.first_row = ep_rank * local_experts;
+  parameter.group = ReplicaGroup::kExpert;
+  return parameter;
+}
+
+}  // namespace
+
+Experts::Experts(Backend& backend, const std::string& name, const RunConfig& config, int ep_rank,
+                 int ep_size)
+    : backend_(backend), activation_(activation_of(config.moe.expert_activation)) {
+  const int64_t E = config.moe.num_experts, D = config.model.hidden_size,
+                F = *config.model.moe_intermediate_size;
+  gate_proj_ = expert_parameter(name + ".gate_proj.weight", E, F, D, ep_rank, ep_size);
+  if (gated()) up_proj_ = expert_parameter(name + ".up_proj.weight", E, F, D, ep_rank, ep_size);
+  down_proj_ = expert_parameter(name + ".down_proj.weight", E, D, F, ep_rank, ep_size);
+}
+
+Tensor Experts::forward(Pass& pass, Tensor x_RD, const Dispatcher::Plan& plan, Saved& saved) const {
+  Ops& ops = backend_.ops();
+  const int64_t R = x_RD.dim(0), F = gate_proj_.shape[1];
+  const Tensor begin = plan.expert_begin_L1;
+  saved.x_RD = x_RD;
+  saved.hidden_RF = pass.activations.allocate(x_RD.dtype(), {R, F});
+  ops.grouped_matmul_nt(pass.queue, saved.hidden_RF, x_RD, gate_proj_.weight, begin);
+  saved.up_RF = Tensor();
+  if (gated()) {
+    saved.up_RF = pass.activations.allocate_like(saved.hidden_RF);
+    ops.grouped_matmul_nt(pass.queue, saved.up_RF, x_RD, up_proj_.weight, begin);
+  }
+  saved.activated_RF = pass.activations.allocate_like(saved.hidden_RF);
+  ops.activation_forward(pass.queue, saved.activated_RF, saved.hidden_RF, saved.up_RF, plan.gate_R,
+                         activation_);
+  Tensor y_RD = pass.activations.allocate_like(x_RD);
+  ops.grouped_matmul_nt(pass.queue, y_RD, saved.activated_RF, down_proj_.weight, begin);
+  return y_RD;
+}
+
+Experts::InputGradient Experts::backward(Pass& pass, Tensor dy_RD, const Dispatcher::Plan& plan,
+                                         const Saved& saved) {
+  Ops& ops = backend_.ops();
+  const Tensor begin = plan.expert_begin_L1;
+  InputGradient gradient;
+  gradient.dx_RD = pass.scratch.allocate_like(saved.x_RD);
+  gradient.dgate_R = pass.scratch.allocate_like(plan.gate_R);
+
+  Arena::Scope scope(pass.scratch);
+  Tensor dactivated_RF = pass.scratch.allocate_like(saved.activated_RF);
+  ops.grouped_matmul_nn(pass.queue, dactivated_RF, dy_RD, down_proj_.weight, begin);
+  ops.grouped_matmul_tn_add(pass.queue, down_proj_.gradient, dy_RD, saved.activated_RF, begin);
+
+  Tensor dhidden_RF = pass.scratch.allocate_like(saved.hidden_RF);
+  Tensor dup_RF = gated() ? pass.scratch.allocate_like(saved.up_RF) : Tensor();
+  ops.activation_backward(pass.queue, dhidden_RF, dup_RF, gradient.dgate_R, dactivated_RF,
+                          saved.hidden_RF, saved.up_RF, plan.gate_R, activation_);
+
+  ops.grouped_matmul_nn(pass.queue, gradient.dx_RD, dhidden_RF, gate_proj_.weight, begin);
+  ops.grouped_matmul_tn_add(pass.queue, gate_proj_.gradient, dhidden_RF, saved.x_RD, begin);
+  if (gated()) {
+    ops.grouped_matmul_nn_add(pass.queue, gradient.dx_RD, dup_RF, up_proj_.weight, begin);
+    ops.grouped_matmul_tn_add(pass.queue, up_proj_.gradient, dup_RF, saved.x_RD, begin);
+  }
+  return gradient;
+}
+
+void Experts::append_parameters(ParameterList& list) {
+  list.push_back(&gate_proj_);
+  if (gated()) list.push_back(&up_proj_);
+  list.push_back(&down_proj_);
+}
+
+}  // namespace switchyard

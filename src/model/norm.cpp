@@ -1,0 +1,40 @@
+#include "model/norm.h"
+
+#include <utility>
+
+#include "backend/ops.h"
+
+namespace switchyard {
+
+RmsNorm::RmsNorm(Backend& backend, std::string name, int64_t model_width, double eps)
+    : backend_(backend), eps_(eps), weight_(dense_parameter(std::move(name), {model_width})) {
+  weight_.init = Init::kOnes;
+  weight_.weight_decay = false;
+}
+
+Tensor RmsNorm::forward(Pass& pass, Tensor x_TD, Saved& saved) const {
+  saved.x_TD = x_TD;
+  saved.inv_rms_T = pass.activations.allocate(x_TD.dtype(), {x_TD.dim(0)});
+  Tensor y_TD = pass.activations.allocate_like(x_TD);
+  backend_.ops().rmsnorm_forward(pass.queue, y_TD, Tensor(), saved.inv_rms_T, x_TD, Tensor(),
+                                 weight_.weight, eps_);
+  return y_TD;
+}
+
+Tensor RmsNorm::forward_of_sum(Pass& pass, Tensor x_TD, Tensor delta_TD, Saved& saved) const {
+  saved.x_TD = pass.activations.allocate_like(x_TD);
+  saved.inv_rms_T = pass.activations.allocate(x_TD.dtype(), {x_TD.dim(0)});
+  Tensor y_TD = pass.activations.allocate_like(x_TD);
+  backend_.ops().rmsnorm_forward(pass.queue, y_TD, saved.x_TD, saved.inv_rms_T, x_TD, delta_TD,
+                                 weight_.weight, eps_);
+  return y_TD;
+}
+
+Tensor RmsNorm::backward(Pass& pass, Tensor dy_TD, Tensor dresidual_TD, const Saved& saved) {
+  Tensor dx_TD = pass.scratch.allocate_like(dy_TD);
+  backend_.ops().rmsnorm_backward(pass.queue, dx_TD, weight_.gradient, dy_TD, dresidual_TD,
+                                  saved.x_TD, saved.inv_rms_T, weight_.weight);
+  return dx_TD;
+}
+
+}  // namespace switchyard

@@ -1,0 +1,106 @@
+#include "train/metrics.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/log.h"
+
+namespace switchyard {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json number(double value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
+  return value;
+}
+
+std::string duration_text(double seconds) {
+  const auto total = static_cast<int64_t>(seconds + 0.5);
+  if (total >= 3600) return fmt::format("{}h{:02}m", total / 3600, total / 60 % 60);
+  return fmt::format("{}m{:02}s", total / 60, total % 60);
+}
+
+std::string step_line(const StepReport& report, int64_t total_steps, double eta_s) {
+  return fmt::format(
+      "step {:>{}}/{}  loss {:7.4f}  balance {:5.3f}  norm {:8.3g}  lr {:8.2e}  {:>9.0f} tokens/s  "
+      "mfu {:4.1f} %  load {:4.2f}  drop {:4.1f} %  eta {}",
+      report.step, std::to_string(total_steps).size(), total_steps, report.lm_loss,
+      report.load_balancing_loss, report.grad_norm, report.learning_rate, report.tokens_per_s,
+      100 * report.mfu, report.expert_load_max_over_mean, 100 * report.dropped_fraction,
+      duration_text(eta_s));
+}
+
+}  // namespace
+
+std::string to_json_line(const StepReport& report) {
+  const Json json = {{"step", report.step},
+                     {"tokens", report.tokens},
+                     {"lm_loss", number(report.lm_loss)},
+                     {"load_balancing_loss", number(report.load_balancing_loss)},
+                     {"z_loss", number(report.z_loss)},
+                     {"grad_norm", number(report.grad_norm)},
+                     {"learning_rate", number(report.learning_rate)},
+                     {"step_time_s", number(report.step_time_s)},
+                     {"tokens_per_s", number(report.tokens_per_s)},
+                     {"tflops", number(report.tflops)},
+                     {"mfu", number(report.mfu)},
+                     {"all_to_all_time_s", number(report.all_to_all_time_s)},
+                     {"all_to_all_bytes", static_cast<int64_t>(report.all_to_all_bytes)},
+                     {"expert_load_max_over_mean", number(report.expert_load_max_over_mean)},
+                     {"dropped_fraction", number(report.dropped_fraction)},
+                     {"peak_memory_bytes", report.peak_memory_bytes}};
+  return json.dump();
+}
+
+Metrics::Metrics(const std::string& path, int64_t total_steps, int64_t steps_per_print)
+    : file_(path, std::ios::app),
+      total_steps_(total_steps),
+      steps_per_print_(steps_per_print),
+      on_terminal_(isatty(STDERR_FILENO) != 0) {
+  SY_REQUIRE(kStorage, file_.is_open(), "cannot write {}: check that the directory is writable",
+             path);
+}
+
+void Metrics::add(const StepReport& report) {
+  file_ << to_json_line(report) << '\n' << std::flush;
+  SY_REQUIRE(kStorage, file_.good(), "writing metrics of step {} failed: is the disk full?",
+             report.step);
+  mean_step_s_ = mean_step_s_ == 0 ? report.step_time_s
+                                   : 0.9 * mean_step_s_ + 0.1 * report.step_time_s;
+  const double eta_s = static_cast<double>(total_steps_ - report.step) * mean_step_s_;
+  const std::string line = step_line(report, total_steps_, eta_s);
+  if (report.step == 1 || report.step == total_steps_ || report.step % steps_per_print_ == 0) {
+    end_progress();
+    spdlog::info("{}", line);
+  } else {
+    show_progress(line);
+  }
+}
+
+void Metrics::add_validation(int64_t step, const ValidationReport& report) {
+  end_progress();
+  const Json json = {{"step", step},
+                     {"validation_lm_loss", number(report.lm_loss)},
+                     {"validation_targets", report.num_targets}};
+  file_ << json.dump() << '\n' << std::flush;
+  spdlog::info("step {}  validation loss {:.4f} nats/token = {:.4f} bits/token ({} tokens)", step,
+               report.lm_loss, report.lm_loss / std::log(2.0), report.num_targets);
+}
+
+void Metrics::show_progress(const std::string& line) {
+  if (!on_terminal_) return;
+  fmt::print(stderr, "\r\033[K{}", line);
+  std::fflush(stderr);
+  line_is_open_ = true;
+}
+
+void Metrics::end_progress() {
+  if (line_is_open_) fmt::print(stderr, "\r\033[K");
+  line_is_open_ = false;
+}
+
+}  // namespace switchyard

@@ -1,0 +1,37 @@
+// Metrics: what a run tells about itself: one aligned line for people, one JSON object per step in
+// RUN/metrics.jsonl for programs, and on a terminal a line that is rewritten at every step. Rank 0
+// only.
+#pragma once
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "train/trainer.h"
+
+namespace switchyard {
+
+// {"step":1,...} with the shortest text that reads back to the same bits; NaN and infinities, which
+// JSON cannot say as numbers, are the strings "NaN", "Infinity", "-Infinity".
+std::string to_json_line(const StepReport& report);
+
+class Metrics {
+ public:
+  // Appends to `path`; `total_steps` is for the ETA. A log line every `steps_per_print` steps.
+  Metrics(const std::string& path, int64_t total_steps, int64_t steps_per_print);
+
+  void add(const StepReport& report);
+  void add_validation(int64_t step, const ValidationReport& report);
+
+ private:
+  void show_progress(const std::string& line);  // rewrites the terminal's last line
+  void end_progress();
+
+  std::ofstream file_;
+  int64_t total_steps_, steps_per_print_;
+  double mean_step_s_ = 0;  // exponential mean, for the ETA
+  bool on_terminal_;
+  bool line_is_open_ = false;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,119 @@
+#include "train/run.h"
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "checkpoint/weights.h"
+#include "comm/collective_error.h"
+#include "config/config.h"
+#include "core/log.h"
+#include "data/dataset.h"
+#include "data/ngram_baseline.h"
+#include "train/flops.h"
+#include "train/metrics.h"
+#include "train/trainer.h"
+
+namespace switchyard {
+namespace {
+
+namespace fs = std::filesystem;
+
+void write_file(const fs::path& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text << '\n';
+  file.close();
+  SY_REQUIRE(kStorage, file.good(), "cannot write {}: check space and permissions", path.string());
+}
+
+void create_run_directory(const RunConfig& config, Backend& backend, const ProcessGrid& grid) {
+  const fs::path directory = config.training.output_dir;
+  SY_REQUIRE(kStorage, !fs::exists(directory / "metrics.jsonl"),
+             "{} already holds a run, which would be overwritten (training cannot resume yet): "
+             "choose another training.output_dir, or move the old run away",
+             directory.string());
+  std::error_code failure;
+  fs::create_directories(directory, failure);
+  SY_REQUIRE(kStorage, !failure, "cannot create {}: {}", directory.string(), failure.message());
+  write_file(directory / "config.json", to_json(config));
+  const nlohmann::ordered_json environment = {{"version", SWITCHYARD_VERSION},
+                                              {"ranks", grid.world().size()},
+                                              {"process_grid", grid.description()},
+                                              {"device", backend.description()}};
+  write_file(directory / "environment.json", environment.dump(2));
+}
+
+void log_start(const RunConfig& config, Backend& backend, const ProcessGrid& grid,
+               const Dataset& dataset, Trainer& trainer) {
+  int64_t parameters = 0;
+  for (const Parameter* parameter : trainer.parameters()) {
+    int64_t count = 1;
+    for (const int64_t dim : parameter->global_shape) count *= dim;
+    parameters += count;
+  }
+  spdlog::info("{} ranks: {}; each: {}, {}", grid.world().size(), grid.description(),
+               backend.description(), config.fp64.enabled ? "f64" : "f32");
+  spdlog::info("{:.2f} M parameters, {:.2f} M of them multiply each token; {} sequences of {} "
+               "tokens per step",
+               static_cast<double>(parameters) / 1e6,
+               static_cast<double>(active_matmul_parameters(config)) / 1e6,
+               *config.train_batch_size, config.data.sequence_length);
+  spdlog::info("data {}: {} training and {} validation sequences; run directory {}",
+               config.data.path, dataset.num_samples(Split::kTrain),
+               dataset.num_samples(Split::kValidation), config.training.output_dir);
+}
+
+void log_validation(const RunConfig& config, const Dataset& dataset,
+                    const ValidationReport& report) {
+  const double bits = report.lm_loss / std::log(2.0);
+  spdlog::info("validation on all {} held-out tokens: {:.4f} bits per byte", report.num_targets,
+               bits);
+  if (!config.training.ngram_baselines) return;
+  const NgramBaselines baselines = ngram_baselines(dataset);
+  spdlog::info("  byte bigram  baseline: {:.4f} bits per byte ({})", baselines.bigram,
+               bits < baselines.bigram ? "beaten" : "NOT beaten");
+  spdlog::info("  byte trigram baseline: {:.4f} bits per byte ({})", baselines.trigram,
+               bits < baselines.trigram ? "beaten" : "not beaten");
+}
+
+}  // namespace
+
+void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& grid) {
+  Communicator& world = grid.world();
+  std::optional<Dataset> dataset;
+  agree(world, [&] { dataset.emplace(open_dataset(config)); });
+  agree(world, [&] {
+    if (world.rank() == 0) create_run_directory(config, backend, grid);
+  });
+
+  Trainer trainer(config, backend, grid, *dataset);
+  std::optional<Metrics> metrics;
+  const fs::path directory = config.training.output_dir;
+  if (world.rank() == 0) {
+    log_start(config, backend, grid, *dataset, trainer);
+    metrics.emplace(directory / "metrics.jsonl", config.training.max_steps, config.steps_per_print);
+  }
+
+  while (trainer.step() < config.training.max_steps) {
+    const StepReport report = trainer.train_step();
+    if (metrics) metrics->add(report);
+    const int64_t interval = config.training.eval_interval;
+    if (interval > 0 && report.step % interval == 0 && report.step < config.training.max_steps) {
+      const ValidationReport validation = trainer.validate(config.training.eval_num_batches);
+      if (metrics) metrics->add_validation(report.step, validation);
+    }
+  }
+
+  const ValidationReport validation = trainer.validate(0);
+  if (metrics) {
+    metrics->add_validation(trainer.step(), validation);
+    log_validation(config, *dataset, validation);
+  }
+  save_weights((directory / "model.safetensors").string(), trainer.parameters(), backend, grid);
+  if (metrics) spdlog::info("weights saved in {}", (directory / "model.safetensors").string());
+}
+
+}  // namespace switchyard

@@ -1,0 +1,185 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "comm/collective_error.h"
+#include "core/math.h"
+#include "train/flops.h"
+
+namespace switchyard {
+namespace {
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+LoaderOptions loader_options(const RunConfig& config, const ProcessGrid& grid) {
+  return {.micro_batch_size = *config.train_micro_batch_size_per_gpu,
+          .data_parallel_size = grid.sizes().dp,
+          .data_parallel_rank = grid.me().dp,
+          .document_mask = config.data.document_mask,
+          .eod_mask_loss = config.data.eod_mask_loss,
+          .end_of_document = config.data.eod_token_id};
+}
+
+double sum_of(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+// Loss and norm are the same on all ranks, and so is the outcome.
+void check_finite(const StepReport& report) {
+  if (std::isfinite(report.lm_loss) && std::isfinite(report.grad_norm)) return;
+  throw CollectiveError(
+      ExitCode::kNumeric,
+      fmt::format("step {}: the loss is {} and the gradient norm {}. The weights were not changed "
+                  "by this step. Lower the learning rate ({:.3g} here), lengthen the warm-up, or "
+                  "lower gradient_clipping",
+                  report.step, report.lm_loss, report.grad_norm, report.learning_rate));
+}
+
+}  // namespace
+
+Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& grid,
+                 const Dataset& dataset)
+    : config_(config),
+      backend_(backend),
+      grid_(grid),
+      train_loader_(dataset, Split::kTrain, loader_options(config, grid)),
+      validation_loader_(dataset, Split::kValidation, loader_options(config, grid)),
+      stage_(backend, grid, config),
+      optimizer_(backend, grid, config, stage_.parameters()),
+      pipeline_(backend, stage_),
+      learning_rate_(config),
+      upload_(backend, *config.gradient_accumulation_steps,
+              *config.train_micro_batch_size_per_gpu * config.data.sequence_length),
+      statistics_(backend, stage_.num_moe_layers(), config.moe.num_experts),
+      scalars_memory_(backend, kNumStepScalars * static_cast<int64_t>(sizeof(double))),
+      scalars_(scalars_memory_.tensor(DType::kF64, {kNumStepScalars})) {
+  std::vector<double> peak = {backend.peak_flops(config.fp64.enabled ? DType::kF64 : DType::kF32)};
+  grid.world().all_reduce_sum_host(peak);
+  peak_flops_ = peak[0];
+}
+
+StepReport Trainer::train_step() {
+  const double started_at = now_s();
+  const std::vector<Batch> batches = next_batches();
+  begin_step(batches);
+  optimizer_.zero_grads();
+  pipeline_.train(upload_.upload(batches), statistics_.statistics(), scalars_,
+                  step_ * *config_.gradient_accumulation_steps, routing_);
+  optimizer_.reduce_grads();
+  optimizer_.clip_grads(scalars_);
+  optimizer_.adamw_step(scalars_);
+  ++step_;
+  return finish_step(started_at);
+}
+
+std::vector<Batch> Trainer::next_batches() const {
+  const int64_t num_batches = *config_.gradient_accumulation_steps;
+  const int64_t sequences = div_exact(*config_.train_batch_size, num_batches);
+  std::vector<Batch> batches;
+  for (int64_t i = 0; i < num_batches; ++i)
+    batches.push_back(train_loader_.at(step_ * *config_.train_batch_size + i * sequences));
+  return batches;
+}
+
+void Trainer::begin_step(const std::vector<Batch>& batches) {
+  std::vector<double> num_targets = {0.0};
+  for (const Batch& batch : batches) num_targets[0] += static_cast<double>(batch.num_targets());
+  grid_.dp().all_reduce_sum_host(num_targets);
+  num_targets_ = num_targets[0];
+
+  const auto steps = static_cast<double>(step_ + 1);
+  const AdamWParams& adamw = config_.optimizer.params;
+  host_scalars_.assign(static_cast<size_t>(kNumStepScalars), 0.0);
+  const auto set = [&](StepScalar scalar, double value) {
+    host_scalars_[static_cast<size_t>(scalar)] = value;
+  };
+  set(StepScalar::kLearningRate, learning_rate_.at(step_ + 1));
+  set(StepScalar::kBiasCorrection1, 1 - std::pow(adamw.betas[0], steps));
+  set(StepScalar::kBiasCorrection2, 1 - std::pow(adamw.betas[1], steps));
+  set(StepScalar::kInverseTargetCount, num_targets_ > 0 ? 1 / num_targets_ : 0);
+  backend_.upload(backend_.compute_queue(), scalars_, host_scalars_.data());
+  statistics_.clear(backend_.compute_queue());
+}
+
+StepReport Trainer::finish_step(double started_at) {
+  StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
+  backend_.download(backend_.compute_queue(), host_scalars_.data(), scalars_);
+  const Dispatcher::Traffic traffic = stage_.take_traffic();
+  std::vector<double> sums = {values.loss_sum, static_cast<double>(traffic.bytes)};
+  grid_.world().all_reduce_sum_host(sums);
+
+  StepReport report;
+  report.step = step_;
+  report.tokens = step_ * *config_.train_batch_size * config_.data.sequence_length;
+  report.lm_loss = num_targets_ > 0 ? sums[0] / num_targets_ : 0;
+  report.grad_norm = host_scalars_[static_cast<size_t>(StepScalar::kGradNorm)];
+  report.learning_rate = host_scalars_[static_cast<size_t>(StepScalar::kLearningRate)];
+  report.all_to_all_bytes = sums[1];
+  report.all_to_all_time_s = grid_.world().all_reduce_max_host(traffic.seconds);
+  report.peak_memory_bytes = static_cast<int64_t>(
+      grid_.world().all_reduce_max_host(static_cast<double>(backend_.memory().peak_bytes)));
+  if (stage_.num_moe_layers() > 0) add_moe_statistics(report, values);
+
+  const auto step_tokens =
+      static_cast<double>(*config_.train_batch_size * config_.data.sequence_length);
+  report.step_time_s = now_s() - started_at;
+  report.tokens_per_s = step_tokens / report.step_time_s;
+  report.tflops = report.tokens_per_s * training_flops_per_token(config_) / 1e12;
+  report.mfu = report.tflops * 1e12 / peak_flops_;
+  check_finite(report);
+  return report;
+}
+
+void Trainer::add_moe_statistics(StepReport& report, const StatisticsBuffer::Values& values) const {
+  const auto M = static_cast<size_t>(stage_.num_moe_layers());
+  const auto E = static_cast<size_t>(config_.moe.num_experts);
+  std::vector<double> sums = {sum_of(values.balance_sum), sum_of(values.z_sum)};
+  sums.insert(sums.end(), values.expert_load.begin(), values.expert_load.end());
+  grid_.stage().all_reduce_sum_host(sums);
+
+  // Scopes are evaluated by the rank that owns the sequence, or by every rank of the stage alike.
+  const auto layers = static_cast<double>(M);
+  const auto batch = static_cast<double>(*config_.train_batch_size);
+  const double scopes = config_.moe.load_balancing_scope == BalanceScope::kSequence
+                            ? batch
+                            : static_cast<double>(*config_.gradient_accumulation_steps) *
+                                  grid_.stage().size();
+  const double tokens = batch * static_cast<double>(config_.data.sequence_length);
+  report.load_balancing_loss = sums[0] / (layers * scopes);
+  report.z_loss = sums[1] / (layers * tokens);
+  report.dropped_fraction = 0;
+  for (size_t layer = 0; layer < M; ++layer) {
+    const std::span<const double> load = std::span(sums).subspan(2 + layer * (E + 1), E + 1);
+    const double kept = sum_of(load.first(E));
+    const double most = *std::max_element(load.begin(), load.begin() + static_cast<ptrdiff_t>(E));
+    report.expert_load_max_over_mean =
+        std::max(report.expert_load_max_over_mean, kept > 0 ? most * static_cast<double>(E) / kept : 0);
+    report.dropped_fraction += load[E] / (layers * tokens * config_.moe.top_k);
+  }
+}
+
+ValidationReport Trainer::validate(int64_t max_batches) {
+  const int64_t sequences = *config_.train_micro_batch_size_per_gpu * grid_.sizes().dp;
+  int64_t num_batches = validation_loader_.num_global_micro_batches();
+  if (max_batches > 0) num_batches = std::min(num_batches, max_batches);
+  statistics_.clear(backend_.compute_queue());
+  double num_targets = 0;
+  for (int64_t i = 0; i < num_batches; ++i) {
+    const std::vector<Batch> batch = {validation_loader_.at(i * sequences)};
+    num_targets += static_cast<double>(batch[0].num_targets());
+    pipeline_.evaluate(upload_.upload(batch)[0], statistics_.statistics(), scalars_);
+  }
+  stage_.take_traffic();
+  std::vector<double> sums = {statistics_.download(backend_.compute_queue()).loss_sum, num_targets};
+  grid_.dp().all_reduce_sum_host(sums);
+  return {.lm_loss = sums[1] > 0 ? sums[0] / sums[1] : 0,
+          .num_targets = static_cast<int64_t>(sums[1])};
+}
+
+}  // namespace switchyard

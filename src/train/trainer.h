@@ -1,0 +1,81 @@
+// Trainer: owns the model, the optimizer and the data position, and takes training steps.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/backend.h"
+#include "comm/process_grid.h"
+#include "config/run_config.h"
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "model/stage.h"
+#include "optim/learning_rate.h"
+#include "optim/optimizer.h"
+#include "pipeline/pipeline.h"
+#include "train/batch_upload.h"
+
+namespace switchyard {
+
+// What a step did, over the whole job: the same numbers on every rank.
+struct StepReport {
+  int64_t step = 0;    // from 1
+  int64_t tokens = 0;  // since the start of training
+  double lm_loss = 0;  // mean over the targets of the global batch, without the terms below
+  double load_balancing_loss = 0, z_loss = 0;  // unweighted, mean over MoE layers
+  double grad_norm = 0, learning_rate = 0;
+  double step_time_s = 0, tokens_per_s = 0, tflops = 0, mfu = 0;
+  double all_to_all_time_s = 0;      // of the slowest rank
+  double all_to_all_bytes = 0;       // sent to other ranks, all ranks together
+  double expert_load_max_over_mean = 0;  // of the most uneven layer; 1 is perfect balance
+  double dropped_fraction = 0;       // of all (token, expert) choices
+  int64_t peak_memory_bytes = 0;     // of the rank with most
+};
+
+struct ValidationReport {
+  double lm_loss = 0;      // nats per token that counts
+  int64_t num_targets = 0;
+};
+
+class Trainer {
+ public:
+  // `config` is resolved for the ranks of `grid`. References are kept.
+  Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& grid,
+          const Dataset& dataset);
+
+  StepReport train_step();
+  // Over the first `max_batches` global micro-batches of the validation set (0: all of it).
+  ValidationReport validate(int64_t max_batches);
+
+  int64_t step() const { return step_; }  // steps taken
+  // Weights and, until the next step, the reduced gradients of the last one.
+  ParameterList parameters() { return stage_.parameters(); }
+  int64_t arena_growths() const { return pipeline_.arena_growths(); }
+  // Record or replay the experts' choice from now on (model/moe/routing_log.h); may be nullptr.
+  void set_routing_log(RoutingLog* routing) { routing_ = routing; }
+
+ private:
+  std::vector<Batch> next_batches() const;
+  void begin_step(const std::vector<Batch>& batches);
+  StepReport finish_step(double started_at);
+  void add_moe_statistics(StepReport& report, const StatisticsBuffer::Values& values) const;
+
+  const RunConfig& config_;
+  Backend& backend_;
+  const ProcessGrid& grid_;
+  Loader train_loader_, validation_loader_;
+  Stage stage_;
+  Optimizer optimizer_;
+  Pipeline pipeline_;
+  LearningRate learning_rate_;
+  BatchUpload upload_;
+  StatisticsBuffer statistics_;
+  Buffer scalars_memory_;
+  Tensor scalars_;                    // StepScalar values on the device
+  std::vector<double> host_scalars_;  // what begin_step() wrote there
+  double num_targets_ = 0;            // of the step at hand, global
+  double peak_flops_;                 // of all ranks together
+  RoutingLog* routing_ = nullptr;
+  int64_t step_ = 0;
+};
+
+}  // namespace switchyard

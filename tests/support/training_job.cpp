@@ -1,0 +1,177 @@
+#include "support/training_job.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <numeric>
+
+#include "backend/cpu/cpu_backend.h"
+#include "comm/thread_communicator.h"
+#include "config/config.h"
+#include "core/random.h"
+#include "data/dataset.h"
+#include "data/token_file.h"
+
+namespace switchyard::test {
+namespace {
+
+GridSizes sizes_of(const RunConfig& config) {
+  return {.dp = *config.parallelism.data_parallel_size,
+          .ep = config.parallelism.expert_parallel_size};
+}
+
+std::vector<double> to_doubles(Tensor tensor) {
+  std::vector<double> values(static_cast<size_t>(tensor.numel()));
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
+                                              : static_cast<double>(tensor.data<float>()[i]);
+  return values;
+}
+
+// The whole tensor from the slices of one group of expert-parallel ranks.
+std::vector<double> assemble(const Parameter& parameter, Tensor mine, const ProcessGrid& grid) {
+  const std::vector<double> slice = to_doubles(mine);
+  if (parameter.group == ReplicaGroup::kDense) return slice;
+  const std::string bytes(reinterpret_cast<const char*>(slice.data()), slice.size() * sizeof(double));
+  std::vector<double> whole;
+  for (const std::string& part : grid.ep().gather_host(bytes, 0)) {
+    std::vector<double> values(part.size() / sizeof(double));
+    std::memcpy(values.data(), part.data(), part.size());
+    whole.insert(whole.end(), values.begin(), values.end());
+  }
+  return whole;
+}
+
+std::filesystem::path fresh_directory() {
+  std::string pattern = (std::filesystem::temp_directory_path() / "switchyard-XXXXXX").string();
+  SY_CHECK(mkdtemp(pattern.data()) != nullptr, "cannot make a directory like {}", pattern);
+  return pattern;
+}
+
+}  // namespace
+
+TokenFixture::TokenFixture(int64_t num_sequences, int64_t sequence_length, int64_t vocab_size)
+    : directory_(fresh_directory()) {
+  const auto end_of_document = static_cast<int32_t>(vocab_size - 1);
+  const uint64_t key = random_key(11, "tokens");
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < num_sequences * sequence_length + 1; ++i) {
+    const double u = random_uniform(key, static_cast<uint64_t>(i));
+    const bool end = (i / sequence_length) % 7 == 3 || i % 13 == 12;
+    // Squared: some tokens are frequent, so that there is something to learn.
+    tokens.push_back(end ? end_of_document
+                         : static_cast<int32_t>(u * u * static_cast<double>(vocab_size - 1)));
+  }
+  TokenFileWriter writer(prefix(), vocab_size);
+  writer.add_document(tokens);
+  writer.finish();
+}
+
+TokenFixture::~TokenFixture() { std::filesystem::remove_all(directory_); }
+
+RunConfig small_job_config(const std::string& data_prefix) {
+  RunConfig config;
+  config.fp64.enabled = true;
+  config.train_batch_size = 4;
+  config.gradient_accumulation_steps = 1;
+  config.model = {.vocab_size = 29,
+                  .hidden_size = 16,
+                  .num_hidden_layers = 3,
+                  .num_attention_heads = 4,
+                  .num_key_value_heads = 2,
+                  .intermediate_size = 24,
+                  .moe_intermediate_size = 12,
+                  .initializer_range = 0.2};
+  config.moe.enabled = true;
+  config.moe.num_experts = 8;
+  config.moe.layer_freq = {1, 0, 1};
+  config.moe.load_balancing_loss_coef = 0.05;
+  config.moe.z_loss_coef = 0.01;
+  config.moe.min_capacity = 1;
+  config.data.path = data_prefix;
+  config.data.sequence_length = 8;
+  config.data.eod_mask_loss = true;
+  config.data.eod_token_id = 28;
+  config.data.validation_fraction = 0.1;
+  config.optimizer.params = {.lr = 3e-3, .weight_decay = 0.1};
+  config.training.num_threads = 1;
+  return config;
+}
+
+JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options) {
+  resolve(config, world.size());
+  CpuBackend backend(config.training.num_threads);
+  const ProcessGrid grid(world, sizes_of(config));
+  const Dataset dataset = open_dataset(config);
+  Trainer trainer(config, backend, grid, dataset);
+  trainer.set_routing_log(options.routing);
+
+  JobResult result;
+  while (trainer.step() < options.steps) {
+    const StepReport report = trainer.train_step();
+    result.lm_loss.push_back(report.lm_loss);
+    result.load_balancing_loss.push_back(report.load_balancing_loss);
+    result.z_loss.push_back(report.z_loss);
+    result.grad_norm.push_back(report.grad_norm);
+    result.dropped_fraction.push_back(report.dropped_fraction);
+    for (const int64_t step : options.gradient_steps)
+      if (step == report.step)
+        for (const Parameter* parameter : trainer.parameters())
+          result.gradients[step][parameter->name] = assemble(*parameter, parameter->gradient, grid);
+  }
+  for (const Parameter* parameter : trainer.parameters())
+    result.weights[parameter->name] = assemble(*parameter, parameter->weight, grid);
+  return result;
+}
+
+JobResult run_job_on_threads(const RunConfig& config, int num_ranks, const JobOptions& options,
+                             const std::function<Communicator&(Communicator&)>& wrap) {
+  JobResult result;
+  std::mutex mutex;
+  run_ranks(num_ranks, [&](Communicator& world) {
+    JobResult mine = run_job(config, wrap ? wrap(world) : world, options);
+    if (world.rank() != 0) return;
+    const std::scoped_lock lock(mutex);
+    result = std::move(mine);
+  });
+  return result;
+}
+
+double relative_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  if (a.size() != b.size()) return INFINITY;
+  double difference = 0, scale = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(a[i]) || !std::isfinite(b[i])) return INFINITY;
+    if (b[i] == 0 && a[i] != 0) return INFINITY;
+    difference = std::max(difference, std::abs(a[i] - b[i]));
+    scale = std::max(scale, std::abs(b[i]));
+  }
+  return scale == 0 ? 0 : difference / scale;
+}
+
+double worst_difference(const JobResult& job, const JobResult& reference, std::string& where) {
+  double worst = -1;
+  const auto compare = [&](const std::string& name, const std::vector<double>& a,
+                           const std::vector<double>& b) {
+    const double difference = relative_difference(a, b);
+    if (difference <= worst) return;
+    worst = difference;
+    where = name;
+  };
+  compare("lm_loss", job.lm_loss, reference.lm_loss);
+  compare("load_balancing_loss", job.load_balancing_loss, reference.load_balancing_loss);
+  compare("z_loss", job.z_loss, reference.z_loss);
+  compare("grad_norm", job.grad_norm, reference.grad_norm);
+  compare("dropped_fraction", job.dropped_fraction, reference.dropped_fraction);
+  for (const auto& [step, gradients] : reference.gradients)
+    for (const auto& [name, values] : gradients)
+      compare(fmt::format("gradient of {} at step {}", name, step),
+              job.gradients.at(step).at(name), values);
+  for (const auto& [name, values] : reference.weights)
+    compare("final " + name, job.weights.at(name), values);
+  return worst;
+}
+
+}  // namespace switchyard::test
