@@ -124,7 +124,8 @@ void Ops::grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK,
   do_grouped_matmul_tn_add(q, w_LNK, y_RN, x_RK, begin_L1);
 }
 
-// ---- Embedding -----------------------------------------------------------------------------------
+// ---- Embedding
+// -----------------------------------------------------------------------------------
 
 void Ops::embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T) {
   const Contract contract(__func__);
@@ -144,7 +145,8 @@ void Ops::embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids
   do_embedding_backward(q, dtable_VD, dy_TD, ids_T);
 }
 
-// ---- RMSNorm -------------------------------------------------------------------------------------
+// ---- RMSNorm
+// -------------------------------------------------------------------------------------
 
 void Ops::rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T, Tensor x_TD,
                           Tensor delta_TD, Tensor weight_D, double eps) {
@@ -176,7 +178,8 @@ void Ops::rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD
   do_rmsnorm_backward(q, dx_TD, dweight_D, dy_TD, dresidual_TD, x_TD, inv_rms_T, weight_D);
 }
 
-// ---- Attention -----------------------------------------------------------------------------------
+// ---- Attention
+// -----------------------------------------------------------------------------------
 
 void Ops::rope_forward(Queue q, Tensor x_THC, Tensor position_T, int64_t head_dim, double theta) {
   check_rope(Contract(__func__), x_THC, position_T, head_dim);
@@ -217,7 +220,8 @@ void Ops::attention_backward(Queue q, Tensor dquery_THC, Tensor dkey_TKC, Tensor
                         query_THC, key_TKC, value_TKC, first_visible_T, head_dim, sequence_length);
 }
 
-// ---- Feed-forward activation ---------------------------------------------------------------------
+// ---- Feed-forward activation
+// ---------------------------------------------------------------------
 
 void Ops::activation_forward(Queue q, Tensor y_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
                              Activation activation) {
@@ -244,7 +248,8 @@ void Ops::activation_backward(Queue q, Tensor dgate_RF, Tensor dup_RF, Tensor dw
                          activation);
 }
 
-// ---- Router --------------------------------------------------------------------------------------
+// ---- Router
+// --------------------------------------------------------------------------------------
 
 void Ops::router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA, Tensor score_TA,
                          Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
@@ -274,6 +279,7 @@ void Ops::router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor
   contract.check("count", count_SE, DType::kF64, {S, E});
   contract.check("prob_sum", prob_sum_SE, DType::kF64, {S, E});
   contract.check("expert", expert_TA, DType::kI32, {T, A});
+  contract.check_that(S > 0 && T % S == 0, "scopes must divide the tokens", S, T);
   do_router_statistics(q, count_SE, prob_sum_SE, expert_TA, probs_TE);
 }
 
@@ -304,6 +310,7 @@ void Ops::router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor 
   contract.check("weight", weight_TA, real, {T, A});
   contract.check("lse", lse_T, real, {T});
   contract.check("prob_gradient", prob_gradient_SE, DType::kF64, {S, E});
+  contract.check_that(S > 0 && T % S == 0, "scopes must divide the tokens", S, T);
   do_router_backward(q, dlogits_TE, dweight_TA, expert_TA, weight_TA, probs_TE, lse_T,
                      prob_gradient_SE, balance_scale, z_scale, normalize);
 }
@@ -332,8 +339,10 @@ void Ops::drop_tokens(Queue q, Tensor kept_TA, Tensor expert_TA, Tensor score_TA
   contract.check("expert", expert_TA, DType::kI32, {T, A});
   contract.check("kept", kept_TA, DType::kI32, {T, A});
   contract.check("score", score_TA, contract.real("score", score_TA), {T, A});
-  contract.check_that(num_experts > 0 && num_scopes > 0,
-                      "num_experts and num_scopes must be positive", num_experts, num_scopes);
+  contract.check_that(num_scopes > 0 && T % num_scopes == 0, "scopes must divide the tokens",
+                      num_scopes, T);
+  contract.check_that(num_experts > 0 && capacity >= 0, "num_experts or capacity out of range",
+                      num_experts, capacity);
   do_drop_tokens(q, kept_TA, expert_TA, score_TA, num_experts, num_scopes, capacity, order);
 }
 
@@ -346,7 +355,8 @@ void Ops::expert_load(Queue q, Tensor count_E1, Tensor kept_TA) {
   do_expert_load(q, count_E1, kept_TA);
 }
 
-// ---- Dispatch ------------------------------------------------------------------------------------
+// ---- Dispatch
+// ------------------------------------------------------------------------------------
 
 void Ops::plan_send(Queue q, Tensor send_row_TP, Tensor send_token, Tensor counts_2P,
                     Tensor kept_TA, int64_t experts_per_peer) {
@@ -357,6 +367,8 @@ void Ops::plan_send(Queue q, Tensor send_row_TP, Tensor send_token, Tensor count
   contract.check("send_row", send_row_TP, DType::kI32, {T, P});
   contract.check("send_token", send_token, DType::kI32, {T * std::min(A, P)});
   contract.check("counts", counts_2P, DType::kI32, {2, P});
+  contract.check_that(experts_per_peer > 0, "experts_per_peer must be positive", experts_per_peer,
+                      P);
   do_plan_send(q, send_row_TP, send_token, counts_2P, kept_TA, experts_per_peer);
 }
 
@@ -373,6 +385,8 @@ void Ops::pack_rows(Queue q, Tensor rows_NB, Tensor x_TD, Tensor weight_TA, Tens
   contract.check("kept", kept_TA, DType::kI32, {T, A});
   contract.check("send_token", send_token_N, DType::kI32, {N});
   contract.check("send_row", send_row_TP, DType::kI32, {T, P});
+  contract.check_that(experts_per_peer > 0, "experts_per_peer must be positive", experts_per_peer,
+                      P);
   do_pack_rows(q, rows_NB, x_TD, weight_TA, kept_TA, send_token_N, send_row_TP, experts_per_peer);
 }
 
@@ -387,6 +401,7 @@ void Ops::plan_receive(Queue q, Tensor begin_L1, Tensor source_row_R, Tensor gat
   contract.check("source_row", source_row_R, DType::kI32, {R});
   contract.check("row_of_choice", row_of_choice_NA, DType::kI32, {N, A});
   contract.check("rows", rows_NB, DType::kU8, {N, dispatch_row_bytes(model_width, A, real)});
+  contract.check_that(bounds > 0, "begin holds at least the end of no expert", bounds, R);
   do_plan_receive(q, begin_L1, source_row_R, gate_R, row_of_choice_NA, rows_NB, model_width);
 }
 
@@ -446,10 +461,13 @@ void Ops::unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor 
   contract.check("rows", rows_NB, DType::kU8, {N, gradient_row_bytes(D, A, real)});
   contract.check("send_row", send_row_TP, DType::kI32, {T, P});
   contract.check("kept", kept_TA, DType::kI32, {T, A});
+  contract.check_that(experts_per_peer > 0, "experts_per_peer must be positive", experts_per_peer,
+                      P);
   do_unpack_row_gradients(q, dx_TD, dweight_TA, rows_NB, send_row_TP, kept_TA, experts_per_peer);
 }
 
-// ---- Loss ----------------------------------------------------------------------------------------
+// ---- Loss
+// ----------------------------------------------------------------------------------------
 
 void Ops::cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T) {
   const Contract contract(__func__);
@@ -471,7 +489,8 @@ void Ops::cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logit
   do_cross_entropy_loss_and_gradient(q, loss_sum, logits_TV, target_T, scalars);
 }
 
-// ---- Optimizer -----------------------------------------------------------------------------------
+// ---- Optimizer
+// -----------------------------------------------------------------------------------
 
 void Ops::squared_norm_add(Queue q, Tensor sum, Tensor x) {
   const Contract contract(__func__);
@@ -499,7 +518,8 @@ void Ops::adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Ten
   do_adamw(q, weight, m, v, gradient, scalars, beta1, beta2, eps, weight_decay);
 }
 
-// ---- Elementwise ---------------------------------------------------------------------------------
+// ---- Elementwise
+// ---------------------------------------------------------------------------------
 
 void Ops::fill(Queue q, Tensor x, double value) {
   Contract(__func__).check_numel("x", x, x.dtype(), x.numel());  // any dtype, but a tensor

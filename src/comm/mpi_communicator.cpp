@@ -167,17 +167,15 @@ Event MpiCommunicator::do_send_receive(std::span<const Message> sends,
             "MPI_Isend");
     });
   }
-  std::vector<MPI_Status> statuses(requests.size());
-  const int code = MPI_Waitall(static_cast<int>(requests.size()), requests.data(), statuses.data());
-  if (code == MPI_ERR_IN_STATUS)
-    for (const MPI_Status& status : statuses)
-      if (status.MPI_ERROR != MPI_ERR_PENDING) check(status.MPI_ERROR, "a message");
-  check(code, "MPI_Waitall");
-  for (size_t i = 0; i < expected_bytes.size(); ++i) {
+  // One by one: after a truncated message Open MPI 4.1's MPI_Waitall now and then never returns.
+  for (size_t i = 0; i < requests.size(); ++i) {
+    MPI_Status status;
+    check(MPI_Wait(&requests[i], &status), "MPI_Wait");
+    if (i >= expected_bytes.size()) continue;
     int bytes = 0;
-    check(MPI_Get_count(&statuses[i], MPI_BYTE, &bytes), "MPI_Get_count");
+    check(MPI_Get_count(&status, MPI_BYTE, &bytes), "MPI_Get_count");
     SY_CHECK(bytes == expected_bytes[i], "{}: a message of rank {} has {} bytes, not {}", who(),
-             statuses[i].MPI_SOURCE, bytes, expected_bytes[i]);
+             status.MPI_SOURCE, bytes, expected_bytes[i]);
   }
   return after;
 }

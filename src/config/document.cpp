@@ -66,7 +66,9 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
       problem(path(), here(1), "an object is not expected inside a list");
       return false;
     }
-    open_.push_back({.where = here(1), .pointer = path(), .is_object = true});
+    open_.push_back({.where = keys_.empty() ? here(1) : where_of_key_,
+                     .pointer = path(),
+                     .is_object = true});
     return true;
   }
 
@@ -103,7 +105,8 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
     return true;
   }
 
-  bool parse_error(size_t position, const std::string& token,
+  // `characters`: read so far, the last of them is the one that cannot be.
+  bool parse_error(size_t characters, const std::string&,
                    const nlohmann::json::exception& error) override {
     // "[json.exception.parse_error.101] parse error at line 3, column 5: syntax error while ..."
     std::string reason = error.what();
@@ -112,7 +115,7 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
         reason = reason.substr(at + (marker.front() == ':' ? 2 : marker.size()));
         break;
       }
-    problem("", position_text(name_, text_, position > token.size() ? position - token.size() : 0),
+    problem("", position_text(name_, text_, characters > 0 ? characters - 1 : 0),
             "not valid JSON: " + reason);
     return false;
   }

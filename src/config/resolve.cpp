@@ -169,6 +169,10 @@ void resolve_layer_freq(RunConfig& config, Report& report) {
   std::vector<int>& freq = config.moe.layer_freq;
   const auto layers = static_cast<size_t>(config.model.num_hidden_layers);
   if (!report.is_sound({"/moe/layer_freq", "/model/num_hidden_layers"})) return;
+  if (!config.moe.enabled) {
+    freq.assign(layers, 0);
+    return;
+  }
   if (freq.size() == 1 && layers > 1) {
     const int every = freq[0];
     if (every < 1) {

@@ -19,22 +19,22 @@ struct ModelConfig {         // "model": names of Hugging Face's config.json
   int64_t hidden_size = 256;
   int num_hidden_layers = 4;
   int num_attention_heads = 8;
-  std::optional<int> num_key_value_heads;        // default: num_attention_heads
-  std::optional<int64_t> head_dim;               // default: hidden_size / num_attention_heads
-  int64_t intermediate_size = 1024;              // of the dense feed-forward
-  std::optional<int64_t> moe_intermediate_size;  // of one expert; default: intermediate_size
+  std::optional<int> num_key_value_heads = {};        // default: num_attention_heads
+  std::optional<int64_t> head_dim = {};               // default: hidden_size / num_attention_heads
+  int64_t intermediate_size = 1024;                   // of the dense feed-forward
+  std::optional<int64_t> moe_intermediate_size = {};  // of one expert; default: intermediate_size
   double rope_theta = 10000.0;
   double rms_norm_eps = 1e-5;
   double initializer_range = 0.02;
   bool tie_word_embeddings = false;
 };
 
-struct ParallelismConfig {                // "parallelism"
-  std::optional<int> data_parallel_size;  // default: ranks / (tp * pp)
+struct ParallelismConfig {                     // "parallelism"
+  std::optional<int> data_parallel_size = {};  // default: ranks / (tp * pp)
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
   int expert_parallel_size = 1;
-  std::optional<int> expert_tensor_parallel_size;  // default: tensor_parallel_size
+  std::optional<int> expert_tensor_parallel_size = {};  // default: tensor_parallel_size
 };
 
 enum class TokenDropPolicy { kDropless, kCapacity };  // "dropless", "capacity"
@@ -66,10 +66,12 @@ struct MoeConfig {  // "moe"
   BalanceScope capacity_scope = BalanceScope::kSequence;
   double capacity_factor = 1.0;
   int64_t min_capacity = 4;
-  std::optional<double> eval_capacity_factor;  // stays empty: dropless in validation and sampling
+  std::optional<double> eval_capacity_factor =
+      {};  // stays empty: dropless in validation and sampling
   int num_shared_experts = 0;
-  std::optional<int64_t> shared_expert_intermediate_size;  // of all shared experts together;
-                                                           // default: num_shared * moe_intermediate
+  std::optional<int64_t> shared_expert_intermediate_size =
+      {};                       // of all shared experts together;
+                                // default: num_shared * moe_intermediate
   bool force_balanced = false;  // tests and benchmarks: round-robin routing
   double max_received_tokens_factor =
       0;  // bound on rows received / rows of perfect balance; 0: none
@@ -109,14 +111,14 @@ enum class SchedulerType {
 enum class WarmupType { kLog, kLinear };
 struct SchedulerParams {  // "scheduler": {"params"}
   double warmup_min_lr = 0.0;
-  std::optional<double> warmup_max_lr;  // default: see config/resolve.cpp
+  std::optional<double> warmup_max_lr = {};  // default: see config/resolve.cpp
   int64_t warmup_num_steps = 1000;
   WarmupType warmup_type = WarmupType::kLog;
-  std::optional<int64_t> total_num_steps;  // default: training.max_steps
-  double warmup_min_ratio = 0.0;           // WarmupCosineLR
-  double cos_min_ratio = 1e-4;             // WarmupCosineLR
-  std::optional<int64_t> decay_num_steps;  // WarmupStableDecayLR; default: total / 10
-  double decay_min_ratio = 0.0;            // WarmupStableDecayLR
+  std::optional<int64_t> total_num_steps = {};  // default: training.max_steps
+  double warmup_min_ratio = 0.0;                // WarmupCosineLR
+  double cos_min_ratio = 1e-4;                  // WarmupCosineLR
+  std::optional<int64_t> decay_num_steps = {};  // WarmupStableDecayLR; default: total / 10
+  double decay_min_ratio = 0.0;                 // WarmupStableDecayLR
 };
 struct SchedulerConfig {  // "scheduler"; type "Constant" when the section is left out
   SchedulerType type = SchedulerType::kConstant;
@@ -143,9 +145,9 @@ struct PrecisionConfig {  // "bf16", "fp64"
 enum class Device { kCpu, kCuda };  // "cpu", "cuda"
 
 struct RunConfig {
-  std::optional<int64_t> train_batch_size;                // sequences per step; the batch triple:
-  std::optional<int64_t> train_micro_batch_size_per_gpu;  // train = micro * accumulation * dp
-  std::optional<int64_t> gradient_accumulation_steps;
+  std::optional<int64_t> train_batch_size = {};  // sequences per step; the batch triple:
+  std::optional<int64_t> train_micro_batch_size_per_gpu = {};  // train = micro * accumulation * dp
+  std::optional<int64_t> gradient_accumulation_steps = {};
   double gradient_clipping = 0.0;  // 0: no clipping
   int64_t steps_per_print = 10;
   Device device = Device::kCpu;

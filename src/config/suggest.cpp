@@ -114,7 +114,7 @@ std::vector<std::string> keys_of_section(std::string_view section) {
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
   std::string best;
-  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
+  size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
   for (const std::string& candidate : candidates)
     if (const size_t distance = edit_distance(word, candidate); distance < best_distance) {
       best_distance = distance;

@@ -95,7 +95,7 @@ RunConfig small_job_config(const std::string& data_prefix) {
   config.data.eod_mask_loss = true;
   config.data.eod_token_id = 28;
   config.data.validation_fraction = 0.1;
-  config.optimizer.params = {.lr = 3e-3, .weight_decay = 0.1};
+  config.optimizer.params = {.lr = 1e-2, .weight_decay = 0.1};
   config.training.num_threads = 1;
   return config;
 }

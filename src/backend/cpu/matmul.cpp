@@ -46,7 +46,7 @@ struct Product {
   }
 };
 
-// A product over no terms; BLAS rejects the leading dimension 0 of its operands.
+// A product over no terms. Its operands have leading dimension 0, which the BLAS standard forbids.
 template <typename T>
 void empty_sum(const Product<T>& p) {
   if (p.beta != T{0}) return;  // adds nothing

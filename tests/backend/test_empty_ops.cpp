@@ -1,0 +1,108 @@
+// A micro-batch without tokens, an expert rank without rows: every Op accepts zero rows, leaves
+// what it adds to, and overwrites what does not depend on rows.
+#include "backend/op_checks.h"
+
+using namespace switchyard;
+using namespace switchyard::test;
+
+namespace {
+
+template <typename Real>
+void run_with_zero_rows(Ops& ops) {
+  const Queue q = kQueue;
+  HostTensor<Real> rows({0, 8}), per_row({0}), choices({0, 2}), widths({8}, Real{3});
+  HostTensor<Real> table({5, 8}, Real{3}), experts({3, 8, 8}, Real{3});
+  HostTensor<int32_t> ids({0}), choice({0, 2}), begin({4}, 0);
+  HostTensor<double> sum({1}, 0.5), scalars({kNumStepScalars}, 0.0);
+  const std::vector<Real> untouched_table = table.values, untouched_experts = experts.values;
+
+  HostTensor<Real> square({8, 8}, Real{3});
+  ops.matmul_nt(q, rows, rows, square);
+  ops.matmul_nn(q, rows, rows, square);
+  ops.matmul_nn_add(q, rows, rows, square);
+  ops.matmul_tn_add(q, square, rows, rows);
+  CHECK(square.values == std::vector<Real>(64, Real{3}));
+  ops.grouped_matmul_nt(q, rows, rows, experts, begin);
+  ops.grouped_matmul_nn(q, rows, rows, experts, begin);
+  ops.grouped_matmul_nn_add(q, rows, rows, experts, begin);
+  ops.grouped_matmul_tn_add(q, experts, rows, rows, begin);
+  CHECK(experts.values == untouched_experts);
+
+  ops.embedding_forward(q, rows, table, ids);
+  ops.embedding_backward(q, table, rows, ids);
+  CHECK(table.values == untouched_table);
+  ops.rmsnorm_forward(q, rows, rows, per_row, rows, rows, widths, 1e-5);
+  ops.rmsnorm_backward(q, rows, widths, rows, rows, rows, per_row, widths);
+  CHECK(widths.values == std::vector<Real>(8, Real{3}));
+
+  HostTensor<Real> per_head({0, 2});
+  ops.rope_forward(q, rows, ids, 4, 1e4);
+  ops.rope_backward(q, rows, ids, 4, 1e4);
+  ops.attention_forward(q, rows, per_head, rows, rows, rows, ids, 4, 16);
+  ops.attention_backward(q, rows, rows, rows, rows, rows, per_head, rows, rows, rows, ids, 4, 16);
+  ops.activation_forward(q, rows, rows, rows, per_row, Activation::kSwiGLU);
+  ops.activation_backward(q, rows, rows, per_row, rows, rows, rows, per_row, Activation::kSwiGLU);
+
+  ops.cross_entropy_loss(q, sum, rows, ids);
+  ops.cross_entropy_loss_and_gradient(q, sum, rows, ids, scalars);
+  ops.squared_norm_add(q, sum, per_row);
+  ops.router_forward(q, rows, per_row, choice, choices, choices, sum, rows, true, false);
+  CHECK(sum.values[0] == 0.5);
+
+  HostTensor<double> count({2, 8}, kUnset<double>), prob_sum({2, 8}, kUnset<double>);
+  ops.router_statistics(q, count, prob_sum, choice, rows);
+  CHECK(count.values == std::vector<double>(16, 0.0));
+  CHECK(prob_sum.values == std::vector<double>(16, 0.0));
+  ops.router_backward(q, rows, choices, choice, choices, rows, per_row, count, 1, 1, true);
+  ops.balanced_choice(q, choice, 0, 8);
+  ops.jitter(q, rows, rows, 0.1, 1, 2, 3);
+  ops.drop_tokens(q, choice, choice, choices, 8, 2, 4, DropOrder::kProbs);
+  HostTensor<double> load({9}, 2.0);
+  ops.expert_load(q, load, choice);
+  CHECK(load.values == std::vector<double>(9, 2.0));
+
+  constexpr DType kReal = DTypeOf<Real>::value;
+  HostTensor<uint8_t> sent({0, dispatch_row_bytes(8, 2, kReal)});
+  HostTensor<uint8_t> returned({0, gradient_row_bytes(8, 2, kReal)});
+  HostTensor<int32_t> send_row({0, 4}), counts({2, 4}, -7), bounds({4}, -7);
+  ops.plan_send(q, send_row, ids, counts, choice, 2);
+  CHECK(counts.values == std::vector<int32_t>(8, 0));
+  ops.pack_rows(q, sent, rows, choices, choice, ids, send_row, 2);
+  ops.plan_receive(q, bounds, ids, per_row, choice, sent, 8);
+  CHECK(bounds.values == std::vector<int32_t>(4, 0));
+  ops.unpack_rows(q, rows, sent, ids);
+  ops.combine_rows(q, rows, rows, choice);
+  ops.gather_rows(q, rows, rows, ids);
+  ops.pack_row_gradients(q, returned, rows, per_row, choice);
+  ops.unpack_row_gradients(q, rows, choices, returned, send_row, choice, 2);
+
+  ops.adamw(q, per_row, per_row, per_row, per_row, scalars, 0.9, 0.95, 1e-8, 0);
+  ops.fill(q, rows, 1);
+  ops.copy(q, rows, rows);
+  ops.convert(q, rows, rows);
+  ops.add(q, rows, rows, rows);
+  ops.init_normal(q, rows, 1, 2, 3);
+}
+
+}  // namespace
+
+TEST_CASE("every operation accepts zero rows") {
+  for (const int threads : {1, 4}) {
+    CpuBackend backend(threads);
+    run_with_zero_rows<float>(backend.ops());
+    run_with_zero_rows<double>(backend.ops());
+  }
+}
+
+TEST_CASE("rows without any kept choice come back as zeros") {
+  CpuBackend backend(1);
+  HostTensor<int32_t> nowhere({3, 2}, -1), begin({3}, -7), row_of_choice({0, 2}), empty({0});
+  HostTensor<float> no_rows({0, 4}), out({3, 4}, kUnset<float>), dweight({3, 2}, kUnset<float>);
+  HostTensor<uint8_t> returned({0, gradient_row_bytes(4, 2, DType::kF32)});
+  backend.ops().combine_rows(kQueue, out, no_rows, nowhere);
+  CHECK(out.values == std::vector<float>(12, 0.0f));
+  std::fill(out.values.begin(), out.values.end(), kUnset<float>);
+  backend.ops().unpack_row_gradients(kQueue, out, dweight, returned, nowhere, nowhere, 2);
+  CHECK(out.values == std::vector<float>(12, 0.0f));
+  CHECK(dweight.values == std::vector<float>(6, 0.0f));
+}
