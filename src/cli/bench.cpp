@@ -17,16 +17,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A data set of random tokens, the same on every rank. Its files are gone as soon as they are mapped.
+// A data set of random tokens, the same on every rank. Its files are gone as soon as they are
+// mapped.
 Dataset random_dataset(const RunConfig& config) {
   std::string directory = (fs::temp_directory_path() / "switchyard-bench-XXXXXX").string();
-  SY_REQUIRE(kStorage, mkdtemp(directory.data()) != nullptr, "cannot make a directory like {}", directory);
+  SY_REQUIRE(kStorage, mkdtemp(directory.data()) != nullptr, "cannot make a directory like {}",
+             directory);
   const std::string prefix = directory + "/tokens";
   const int64_t S = config.data.sequence_length;
   std::vector<int32_t> tokens(static_cast<size_t>((2 * *config.train_batch_size + 2) * S + 1));
   const uint64_t key = random_key(config.training.seed, "bench.tokens");
   for (size_t i = 0; i < tokens.size(); ++i)
-    tokens[i] = static_cast<int32_t>(random_uniform(key, i) * static_cast<double>(config.model.vocab_size));
+    tokens[i] =
+        static_cast<int32_t>(random_uniform(key, i) * static_cast<double>(config.model.vocab_size));
   TokenFileWriter writer(prefix, config.model.vocab_size);
   writer.add_document(tokens);
   writer.finish();
@@ -41,17 +44,21 @@ void print_result(const RunConfig& config, const ProcessGrid& grid, Backend& bac
   std::sort(sorted.begin(), sorted.end(),
             [](const StepReport& a, const StepReport& b) { return a.step_time_s < b.step_time_s; });
   const StepReport& median = sorted[sorted.size() / 2];
-  fmt::print("{} rank(s): {}; each: {}\n", grid.world().size(), grid.description(), backend.description());
+  fmt::print("{} rank(s): {}; each: {}\n", grid.world().size(), grid.description(),
+             backend.description());
   fmt::print("{} sequences of {} tokens per step; {} steps measured\n", *config.train_batch_size,
              config.data.sequence_length, reports.size());
-  fmt::print("step time    {:10.1f} ms   median; fastest {:.1f}, slowest {:.1f}\n", 1e3 * median.step_time_s,
-             1e3 * sorted.front().step_time_s, 1e3 * sorted.back().step_time_s);
+  fmt::print("step time    {:10.1f} ms   median; fastest {:.1f}, slowest {:.1f}\n",
+             1e3 * median.step_time_s, 1e3 * sorted.front().step_time_s,
+             1e3 * sorted.back().step_time_s);
   fmt::print("throughput   {:10.0f} tokens/s\n", median.tokens_per_s);
-  fmt::print("compute      {:10.4f} TFLOP/s, {:.1f} % of the FMA peak measured in this process ({:.4f})\n",
-             median.tflops, 100 * median.mfu, median.tflops / median.mfu);
-  fmt::print("all-to-all   {:10.1f} ms   of the slowest rank, {:.1f} % of the step; {:.2f} MB sent\n",
-             1e3 * median.all_to_all_time_s, 100 * median.all_to_all_time_s / median.step_time_s,
-             median.all_to_all_bytes / 1e6);
+  fmt::print(
+      "compute      {:10.4f} TFLOP/s, {:.1f} % of the FMA peak measured in this process ({:.4f})\n",
+      median.tflops, 100 * median.mfu, median.tflops / median.mfu);
+  fmt::print(
+      "all-to-all   {:10.1f} ms   of the slowest rank, {:.1f} % of the step; {:.2f} MB sent\n",
+      1e3 * median.all_to_all_time_s, 100 * median.all_to_all_time_s / median.step_time_s,
+      median.all_to_all_bytes / 1e6);
   fmt::print("memory       {:10.1f} MB   of the rank with most\n",
              static_cast<double>(median.peak_memory_bytes) / 1e6);
 }
@@ -62,7 +69,7 @@ int run_bench_step(const BenchOptions& options, Communicator& world) {
   const RunConfig config = read_config(options.config, world);
   agree(world, [&] { refuse_unbuilt(config); });
   CpuBackend backend(config.training.num_threads);
-  warn_about_binding(backend.num_threads(), world.size());
+  warn_about_speed(backend, world);
   const ProcessGrid grid(world, grid_sizes(config));
   std::optional<Dataset> dataset;
   agree(world, [&] { dataset.emplace(random_dataset(config)); });

@@ -16,7 +16,8 @@ class ProgressBar {
     const int64_t percent = total == 0 ? 100 : 100 * done / total;
     if (!on_terminal_ || percent == percent_) return;
     percent_ = percent;
-    fmt::print(stderr, "\r[{:<50}] {:3} %", std::string(static_cast<size_t>(percent / 2), '#'), percent);
+    fmt::print(stderr, "\r[{:<50}] {:3} %", std::string(static_cast<size_t>(percent / 2), '#'),
+               percent);
     if (done == total) fmt::print(stderr, "\r\033[K");
     std::fflush(stderr);
   }

@@ -5,11 +5,11 @@
 #include <fstream>
 #include <sstream>
 
-#include "backend/cpu/cpu_backend.h"
 #include "comm/collective_error.h"
 #include "config/config.h"
 #include "core/log.h"
 #include "train/run.h"
+#include "train/trainer.h"
 
 namespace switchyard {
 namespace {
@@ -37,34 +37,30 @@ RunConfig read_config(const ConfigOptions& options, Communicator& world) {
   return config;
 }
 
-GridSizes grid_sizes(const RunConfig& config) {
-  const ParallelismConfig& parallelism = config.parallelism;
-  return {.dp = *parallelism.data_parallel_size,
-          .tp = parallelism.tensor_parallel_size,
-          .pp = parallelism.pipeline_parallel_size,
-          .ep = parallelism.expert_parallel_size,
-          .etp = *parallelism.expert_tensor_parallel_size};
-}
-
-void warn_about_binding(int num_threads, int world_size) {
+void warn_about_speed(const CpuBackend& backend, const Communicator& world) {
+  const int num_threads = backend.num_threads(), world_size = world.size();
   const int allowed = cores_in_affinity_mask();
   const auto online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   if (num_threads > allowed)
-    spdlog::warn("{} threads share the {} core(s) that this rank may run on; bind it to more "
-                 "(mpirun --map-by slot:PE={} --bind-to core, or launch/local.sh) or lower "
-                 "training.num_threads",
-                 num_threads, allowed, num_threads);
+    spdlog::warn(
+        "{} threads share the {} core(s) that this rank may run on; bind it to more "
+        "(mpirun --map-by slot:PE={} --bind-to core, or launch/local.sh) or lower "
+        "training.num_threads",
+        num_threads, allowed, num_threads);
   else if (allowed < online / world_size)
-    spdlog::warn("this rank may run on {} of the {} cores, with {} rank(s) in the job: mpirun binds "
-                 "ranks to single cores by default; use launch/local.sh, or mpirun --bind-to none",
-                 allowed, online, world_size);
+    spdlog::warn(
+        "this rank may run on {} of the {} cores, with {} rank(s) in the job: mpirun binds "
+        "ranks to single cores by default; use launch/local.sh, or mpirun --bind-to none",
+        allowed, online, world_size);
+  if (const std::string advice = backend.speed_advice(); !advice.empty() && world.rank() == 0)
+    spdlog::warn("{}", advice);
 }
 
 int run_train(const ConfigOptions& options, Communicator& world) {
   const RunConfig config = read_config(options, world);
   agree(world, [&] { refuse_unbuilt(config); });
   CpuBackend backend(config.training.num_threads);
-  warn_about_binding(backend.num_threads(), world.size());
+  warn_about_speed(backend, world);
   const ProcessGrid grid(world, grid_sizes(config));
   run_training(config, backend, grid);
   return 0;

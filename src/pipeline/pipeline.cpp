@@ -31,11 +31,4 @@ void Pipeline::evaluate(const MicroBatch& batch, Statistics& statistics, Tensor 
   stage_.forward(pass, saved_);
 }
 
-Tensor Pipeline::logits(const MicroBatch& batch, Statistics& statistics, Tensor scalars) {
-  Arena::Scope slot(activations_);
-  Pass pass = make_pass(batch, statistics, scalars);
-  pass.training = false;
-  return stage_.logits(pass, saved_);
-}
-
 }  // namespace switchyard

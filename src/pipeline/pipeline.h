@@ -22,8 +22,6 @@ class Pipeline {
              int64_t first_stream, RoutingLog* routing);
   // Forward only: losses are added to `statistics`.
   void evaluate(const MicroBatch& batch, Statistics& statistics, Tensor scalars);
-  // Next-token logits of every row of `batch`: (T, V), valid until the next call.
-  Tensor logits(const MicroBatch& batch, Statistics& statistics, Tensor scalars);
 
   // Blocks added to the arenas so far: constant once a step of every size has been seen.
   int64_t arena_growths() const { return activations_.growths() + scratch_.growths(); }

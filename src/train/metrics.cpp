@@ -52,7 +52,8 @@ std::string to_json_line(const StepReport& report) {
                      {"all_to_all_bytes", static_cast<int64_t>(report.all_to_all_bytes)},
                      {"expert_load_max_over_mean", number(report.expert_load_max_over_mean)},
                      {"dropped_fraction", number(report.dropped_fraction)},
-                     {"peak_memory_bytes", report.peak_memory_bytes}};
+                     {"peak_memory_bytes", report.peak_memory_bytes},
+                     {"arena_growths", report.arena_growths}};
   return json.dump();
 }
 
@@ -69,8 +70,8 @@ void Metrics::add(const StepReport& report) {
   file_ << to_json_line(report) << '\n' << std::flush;
   SY_REQUIRE(kStorage, file_.good(), "writing metrics of step {} failed: is the disk full?",
              report.step);
-  mean_step_s_ = mean_step_s_ == 0 ? report.step_time_s
-                                   : 0.9 * mean_step_s_ + 0.1 * report.step_time_s;
+  mean_step_s_ =
+      mean_step_s_ == 0 ? report.step_time_s : 0.9 * mean_step_s_ + 0.1 * report.step_time_s;
   const double eta_s = static_cast<double>(total_steps_ - report.step) * mean_step_s_;
   const std::string line = step_line(report, total_steps_, eta_s);
   if (report.step == 1 || report.step == total_steps_ || report.step % steps_per_print_ == 0) {
@@ -79,6 +80,18 @@ void Metrics::add(const StepReport& report) {
   } else {
     show_progress(line);
   }
+  log_growth(report);
+}
+
+// The first step sizes the arenas; later ones only follow the routing.
+void Metrics::log_growth(const StepReport& report) {
+  if (report.step > 1 && report.arena_growths > arena_growths_) {
+    end_progress();
+    spdlog::info("step {}  memory grew by {} block(s), to {:.1f} MB on the rank with most",
+                 report.step, report.arena_growths - arena_growths_,
+                 static_cast<double>(report.peak_memory_bytes) / 1e6);
+  }
+  arena_growths_ = report.arena_growths;
 }
 
 void Metrics::add_validation(int64_t step, const ValidationReport& report) {

@@ -24,12 +24,14 @@ class Metrics {
   void add_validation(int64_t step, const ValidationReport& report);
 
  private:
+  void log_growth(const StepReport& report);
   void show_progress(const std::string& line);  // rewrites the terminal's last line
   void end_progress();
 
   std::ofstream file_;
   int64_t total_steps_, steps_per_print_;
-  double mean_step_s_ = 0;  // exponential mean, for the ETA
+  double mean_step_s_ = 0;     // exponential mean, for the ETA
+  int64_t arena_growths_ = 0;  // of the step before
   bool on_terminal_;
   bool line_is_open_ = false;
 };

@@ -56,11 +56,12 @@ void log_start(const RunConfig& config, Backend& backend, const ProcessGrid& gri
   }
   spdlog::info("{} ranks: {}; each: {}, {}", grid.world().size(), grid.description(),
                backend.description(), config.fp64.enabled ? "f64" : "f32");
-  spdlog::info("{:.2f} M parameters, {:.2f} M of them multiply each token; {} sequences of {} "
-               "tokens per step",
-               static_cast<double>(parameters) / 1e6,
-               static_cast<double>(active_matmul_parameters(config)) / 1e6,
-               *config.train_batch_size, config.data.sequence_length);
+  spdlog::info(
+      "{:.2f} M parameters, {:.2f} M of them multiply each token; {} sequences of {} "
+      "tokens per step",
+      static_cast<double>(parameters) / 1e6,
+      static_cast<double>(active_matmul_parameters(config)) / 1e6, *config.train_batch_size,
+      config.data.sequence_length);
   spdlog::info("data {}: {} training and {} validation sequences; run directory {}",
                config.data.path, dataset.num_samples(Split::kTrain),
                dataset.num_samples(Split::kValidation), config.training.output_dir);
@@ -100,6 +101,7 @@ void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& 
   while (trainer.step() < config.training.max_steps) {
     const StepReport report = trainer.train_step();
     if (metrics) metrics->add(report);
+    check_finite(report);
     const int64_t interval = config.training.eval_interval;
     if (interval > 0 && report.step % interval == 0 && report.step < config.training.max_steps) {
       const ValidationReport validation = trainer.validate(config.training.eval_num_batches);

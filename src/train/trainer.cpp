@@ -30,18 +30,16 @@ double sum_of(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
-// Loss and norm are the same on all ranks, and so is the outcome.
-void check_finite(const StepReport& report) {
-  if (std::isfinite(report.lm_loss) && std::isfinite(report.grad_norm)) return;
-  throw CollectiveError(
-      ExitCode::kNumeric,
-      fmt::format("step {}: the loss is {} and the gradient norm {}. The weights were not changed "
-                  "by this step. Lower the learning rate ({:.3g} here), lengthen the warm-up, or "
-                  "lower gradient_clipping",
-                  report.step, report.lm_loss, report.grad_norm, report.learning_rate));
-}
-
 }  // namespace
+
+GridSizes grid_sizes(const RunConfig& config) {
+  const ParallelismConfig& parallelism = config.parallelism;
+  return {.dp = *parallelism.data_parallel_size,
+          .tp = parallelism.tensor_parallel_size,
+          .pp = parallelism.pipeline_parallel_size,
+          .ep = parallelism.expert_parallel_size,
+          .etp = *parallelism.expert_tensor_parallel_size};
+}
 
 Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& grid,
                  const Dataset& dataset)
@@ -111,7 +109,8 @@ StepReport Trainer::finish_step(double started_at) {
   StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
   backend_.download(backend_.compute_queue(), host_scalars_.data(), scalars_);
   const Dispatcher::Traffic traffic = stage_.take_traffic();
-  std::vector<double> sums = {values.loss_sum, static_cast<double>(traffic.bytes)};
+  std::vector<double> sums = {values.loss_sum, static_cast<double>(traffic.bytes),
+                              static_cast<double>(pipeline_.arena_growths())};
   grid_.world().all_reduce_sum_host(sums);
 
   StepReport report;
@@ -121,6 +120,7 @@ StepReport Trainer::finish_step(double started_at) {
   report.grad_norm = host_scalars_[static_cast<size_t>(StepScalar::kGradNorm)];
   report.learning_rate = host_scalars_[static_cast<size_t>(StepScalar::kLearningRate)];
   report.all_to_all_bytes = sums[1];
+  report.arena_growths = static_cast<int64_t>(sums[2]);
   report.all_to_all_time_s = grid_.world().all_reduce_max_host(traffic.seconds);
   report.peak_memory_bytes = static_cast<int64_t>(
       grid_.world().all_reduce_max_host(static_cast<double>(backend_.memory().peak_bytes)));
@@ -132,7 +132,6 @@ StepReport Trainer::finish_step(double started_at) {
   report.tokens_per_s = step_tokens / report.step_time_s;
   report.tflops = report.tokens_per_s * training_flops_per_token(config_) / 1e12;
   report.mfu = report.tflops * 1e12 / peak_flops_;
-  check_finite(report);
   return report;
 }
 
@@ -146,10 +145,10 @@ void Trainer::add_moe_statistics(StepReport& report, const StatisticsBuffer::Val
   // Scopes are evaluated by the rank that owns the sequence, or by every rank of the stage alike.
   const auto layers = static_cast<double>(M);
   const auto batch = static_cast<double>(*config_.train_batch_size);
-  const double scopes = config_.moe.load_balancing_scope == BalanceScope::kSequence
-                            ? batch
-                            : static_cast<double>(*config_.gradient_accumulation_steps) *
-                                  grid_.stage().size();
+  const double scopes =
+      config_.moe.load_balancing_scope == BalanceScope::kSequence
+          ? batch
+          : static_cast<double>(*config_.gradient_accumulation_steps) * grid_.stage().size();
   const double tokens = batch * static_cast<double>(config_.data.sequence_length);
   report.load_balancing_loss = sums[0] / (layers * scopes);
   report.z_loss = sums[1] / (layers * tokens);
@@ -158,10 +157,20 @@ void Trainer::add_moe_statistics(StepReport& report, const StatisticsBuffer::Val
     const std::span<const double> load = std::span(sums).subspan(2 + layer * (E + 1), E + 1);
     const double kept = sum_of(load.first(E));
     const double most = *std::max_element(load.begin(), load.begin() + static_cast<ptrdiff_t>(E));
-    report.expert_load_max_over_mean =
-        std::max(report.expert_load_max_over_mean, kept > 0 ? most * static_cast<double>(E) / kept : 0);
+    report.expert_load_max_over_mean = std::max(
+        report.expert_load_max_over_mean, kept > 0 ? most * static_cast<double>(E) / kept : 0);
     report.dropped_fraction += load[E] / (layers * tokens * config_.moe.top_k);
   }
+}
+
+void check_finite(const StepReport& report) {
+  if (std::isfinite(report.lm_loss) && std::isfinite(report.grad_norm)) return;
+  throw CollectiveError(
+      ExitCode::kNumeric,
+      fmt::format("step {}: the loss is {} and the gradient norm {}. The weights were not changed "
+                  "by this step. Lower the learning rate ({:.3g} here), lengthen the warm-up, or "
+                  "lower gradient_clipping",
+                  report.step, report.lm_loss, report.grad_norm, report.learning_rate));
 }
 
 ValidationReport Trainer::validate(int64_t max_batches) {

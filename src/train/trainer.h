@@ -24,17 +24,25 @@ struct StepReport {
   double load_balancing_loss = 0, z_loss = 0;  // unweighted, mean over MoE layers
   double grad_norm = 0, learning_rate = 0;
   double step_time_s = 0, tokens_per_s = 0, tflops = 0, mfu = 0;
-  double all_to_all_time_s = 0;      // of the slowest rank
-  double all_to_all_bytes = 0;       // sent to other ranks, all ranks together
+  double all_to_all_time_s = 0;          // of the slowest rank
+  double all_to_all_bytes = 0;           // sent to other ranks, all ranks together
   double expert_load_max_over_mean = 0;  // of the most uneven layer; 1 is perfect balance
-  double dropped_fraction = 0;       // of all (token, expert) choices
-  int64_t peak_memory_bytes = 0;     // of the rank with most
+  double dropped_fraction = 0;           // of all (token, expert) choices
+  int64_t peak_memory_bytes = 0;         // of the rank with most
+  int64_t arena_growths = 0;  // blocks ever added to activation and scratch arenas, all ranks
 };
 
+// Throws CollectiveError (kNumeric) when loss or gradient norm is NaN or infinite. Both are the
+// same on all ranks, and so is the outcome.
+void check_finite(const StepReport& report);
+
 struct ValidationReport {
-  double lm_loss = 0;      // nats per token that counts
+  double lm_loss = 0;  // nats per token that counts
   int64_t num_targets = 0;
 };
+
+// The grid that a resolved configuration asks for.
+GridSizes grid_sizes(const RunConfig& config);
 
 class Trainer {
  public:
@@ -49,7 +57,6 @@ class Trainer {
   int64_t step() const { return step_; }  // steps taken
   // Weights and, until the next step, the reduced gradients of the last one.
   ParameterList parameters() { return stage_.parameters(); }
-  int64_t arena_growths() const { return pipeline_.arena_growths(); }
   // Record or replay the experts' choice from now on (model/moe/routing_log.h); may be nullptr.
   void set_routing_log(RoutingLog* routing) { routing_ = routing; }
 

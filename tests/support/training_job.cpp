@@ -17,11 +17,6 @@
 namespace switchyard::test {
 namespace {
 
-GridSizes sizes_of(const RunConfig& config) {
-  return {.dp = *config.parallelism.data_parallel_size,
-          .ep = config.parallelism.expert_parallel_size};
-}
-
 std::vector<double> to_doubles(Tensor tensor) {
   std::vector<double> values(static_cast<size_t>(tensor.numel()));
   for (size_t i = 0; i < values.size(); ++i)
@@ -34,7 +29,8 @@ std::vector<double> to_doubles(Tensor tensor) {
 std::vector<double> assemble(const Parameter& parameter, Tensor mine, const ProcessGrid& grid) {
   const std::vector<double> slice = to_doubles(mine);
   if (parameter.group == ReplicaGroup::kDense) return slice;
-  const std::string bytes(reinterpret_cast<const char*>(slice.data()), slice.size() * sizeof(double));
+  const std::string bytes(reinterpret_cast<const char*>(slice.data()),
+                          slice.size() * sizeof(double));
   std::vector<double> whole;
   for (const std::string& part : grid.ep().gather_host(bytes, 0)) {
     std::vector<double> values(part.size() / sizeof(double));
@@ -103,7 +99,7 @@ RunConfig small_job_config(const std::string& data_prefix) {
 JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options) {
   resolve(config, world.size());
   CpuBackend backend(config.training.num_threads);
-  const ProcessGrid grid(world, sizes_of(config));
+  const ProcessGrid grid(world, grid_sizes(config));
   const Dataset dataset = open_dataset(config);
   Trainer trainer(config, backend, grid, dataset);
   trainer.set_routing_log(options.routing);
@@ -167,8 +163,8 @@ double worst_difference(const JobResult& job, const JobResult& reference, std::s
   compare("dropped_fraction", job.dropped_fraction, reference.dropped_fraction);
   for (const auto& [step, gradients] : reference.gradients)
     for (const auto& [name, values] : gradients)
-      compare(fmt::format("gradient of {} at step {}", name, step),
-              job.gradients.at(step).at(name), values);
+      compare(fmt::format("gradient of {} at step {}", name, step), job.gradients.at(step).at(name),
+              values);
   for (const auto& [name, values] : reference.weights)
     compare("final " + name, job.weights.at(name), values);
   return worst;

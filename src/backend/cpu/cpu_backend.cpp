@@ -22,15 +22,28 @@ CpuBackend::CpuBackend(int num_threads)
     : num_threads_(num_threads > 0 ? num_threads : cores_in_affinity_mask()), ops_(num_threads_) {
   // Our threads call BLAS side by side. The serial build of OpenBLAS has no lock around its packing
   // buffers and returns wrong products then (src/README.md, "Which BLAS").
-  SY_CHECK(openblas_get_parallel() != 0,
-           "the loaded OpenBLAS ({}) is not thread-safe; install libopenblas-pthread-dev and rebuild",
-           openblas_get_config());
+  SY_CHECK(
+      openblas_get_parallel() != 0,
+      "the loaded OpenBLAS ({}) is not thread-safe; install libopenblas-pthread-dev and rebuild",
+      openblas_get_config());
   openblas_set_num_threads(1);
 }
 
 std::string CpuBackend::description() const {
   return fmt::format("cpu, {} thread{}, {}", num_threads_, num_threads_ == 1 ? "" : "s",
                      openblas_get_corename());
+}
+
+// OpenBLAS 0.3.21 does not know newer AMD processors and takes its AVX2 kernels there.
+std::string CpuBackend::speed_advice() const {
+  const std::string_view kernels = openblas_get_corename();
+  const bool is_avx2 = kernels == "Haswell" || kernels == "Zen";
+  if (!is_avx2 || !__builtin_cpu_supports("avx512dq")) return "";
+  return fmt::format(
+      "OpenBLAS runs its {} kernels on a processor with AVX-512: matrix products take up to "
+      "twice as long as they could; start with OPENBLAS_CORETYPE=SkylakeX, as "
+      "launch/local.sh does",
+      kernels);
 }
 
 void CpuBackend::upload(Queue, Tensor device, const void* host) {

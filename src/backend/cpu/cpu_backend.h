@@ -18,6 +18,8 @@ class CpuBackend final : public Backend {
   Ops& ops() override { return ops_; }
   double peak_flops(DType real) override { return measure_fma_peak(real, num_threads_); }
   int num_threads() const { return num_threads_; }
+  // What the user could do to make this process faster; "" when nothing.
+  std::string speed_advice() const;
 
   Queue compute_queue() override { return Queue{0}; }
   Event record(Queue queue) override { return Event{queue.id, 0}; }

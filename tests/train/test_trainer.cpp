@@ -1,0 +1,195 @@
+// The trainer as a whole: known losses, memory that stands still, weights that any grid can read.
+#include <cmath>
+#include <cstdio>
+
+#include "backend/cpu/cpu_backend.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/weights.h"
+#include "comm/collective_error.h"
+#include "comm/self_communicator.h"
+#include "comm/thread_communicator.h"
+#include "config/config.h"
+#include "support/catch.h"
+#include "support/training_job.h"
+
+using namespace switchyard;
+using namespace switchyard::test;
+
+namespace {
+
+// What the code computed when the whole chain - operations, layers, model against an independent
+// implementation, layouts - had been proven; any change of the mathematics shows here.
+const std::vector<double> kLosses = {
+    3.5754388877858845, 3.4650326984201394, 3.5633433170978011, 3.4794153404639538,
+    3.2854273914952326, 3.0411358931992232, 2.9799882149179182, 3.244134203892918,
+    3.457796856860694,  3.3372759644961745, 3.0801210141244413, 3.0423442865524271,
+    3.0962982610739274, 3.201630008847919,  3.2657832226117396, 3.2199842254513853,
+    3.3881661853459843, 3.1581339284571754, 3.2239487256386767, 3.5137321038012965,
+};
+
+// Allocations of the device after each step, of every rank.
+std::vector<std::vector<int64_t>> allocations_by_step(RunConfig config, int num_ranks,
+                                                      int64_t steps) {
+  std::vector<std::vector<int64_t>> allocations(static_cast<size_t>(num_ranks));
+  run_ranks(num_ranks, [&](Communicator& world) {
+    RunConfig mine = config;
+    resolve(mine, world.size());
+    CpuBackend backend(1);
+    const ProcessGrid grid(world, grid_sizes(mine));
+    const Dataset dataset = open_dataset(mine);
+    Trainer trainer(mine, backend, grid, dataset);
+    while (trainer.step() < steps) {
+      trainer.train_step();
+      allocations[static_cast<size_t>(world.rank())].push_back(backend.memory().allocations);
+    }
+  });
+  return allocations;
+}
+
+}  // namespace
+
+TEST_CASE("twenty losses of a tiny run") {
+  const TokenFixture tokens(320, 8, 29);
+  const JobResult job = run_job_on_threads(small_job_config(tokens.prefix()), 1, {});
+  if (job.lm_loss.size() != kLosses.size())  // an empty list asks for a new one
+    for (const double loss : job.lm_loss) std::printf("    %.17g,\n", loss);
+  REQUIRE(job.lm_loss.size() == kLosses.size());
+  for (size_t i = 0; i < kLosses.size(); ++i) {
+    CAPTURE(i);
+    CHECK_THAT(job.lm_loss[i], Catch::Matchers::WithinRel(kLosses[i], 1e-9));
+  }
+}
+
+TEST_CASE("after the first steps training allocates nothing") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig capacity = small_job_config(tokens.prefix());
+  capacity.moe.token_drop_policy = TokenDropPolicy::kCapacity;
+  RunConfig balanced = small_job_config(tokens.prefix());
+  balanced.moe.force_balanced = true;
+  for (RunConfig config : {capacity, balanced})
+    for (const int ranks : {1, 2}) {
+      config.parallelism.expert_parallel_size = ranks;
+      for (const auto& allocations : allocations_by_step(config, ranks, 15)) {
+        CAPTURE(ranks, config.moe.force_balanced, allocations);
+        CHECK(allocations[3] == allocations.back());
+        CHECK(allocations[3] > 0);
+      }
+    }
+}
+
+TEST_CASE("a loss that is not finite is an error of all ranks") {
+  StepReport report;
+  CHECK_NOTHROW(check_finite(report));
+  report.grad_norm = INFINITY;
+  CHECK_THROWS_AS(check_finite(report), CollectiveError);
+  report = {};
+  report.lm_loss = NAN;
+  report.step = 7;
+  CHECK_THROWS_WITH(check_finite(report), contains_text("step 7: the loss is nan"));
+}
+
+TEST_CASE("a diverging run stops without touching the weights") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig config = small_job_config(tokens.prefix());
+  config.optimizer.params.lr = 1e300;
+  SelfCommunicator world("world");
+  resolve(config, 1);
+  CpuBackend backend(1);
+  const ProcessGrid grid(world, grid_sizes(config));
+  const Dataset dataset = open_dataset(config);
+  Trainer trainer(config, backend, grid, dataset);
+  const auto weights = [&] {
+    std::vector<double> values;
+    for (const Parameter* parameter : trainer.parameters())
+      values.insert(values.end(), parameter->weight.span<double>().begin(),
+                    parameter->weight.span<double>().end());
+    return values;
+  };
+  std::vector<double> before = weights();
+  StepReport report = trainer.train_step();
+  while (std::isfinite(report.lm_loss) && std::isfinite(report.grad_norm) && report.step < 10) {
+    before = weights();
+    report = trainer.train_step();
+  }
+  CHECK_THROWS_AS(check_finite(report), CollectiveError);
+  CHECK(weights() == before);
+}
+
+TEST_CASE("weights written by any grid are the same file, which any model reads") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig config = small_job_config(tokens.prefix());
+  const std::string path = tokens.prefix() + ".safetensors";
+  std::vector<std::vector<double>> routers;
+  for (const int ranks : {1, 2, 4}) {
+    config.parallelism.expert_parallel_size = ranks;
+    run_ranks(ranks, [&](Communicator& world) {
+      RunConfig mine = config;
+      resolve(mine, world.size());
+      CpuBackend backend(1);
+      const ProcessGrid grid(world, grid_sizes(mine));
+      const Dataset dataset = open_dataset(mine);
+      Trainer trainer(mine, backend, grid, dataset);  // initial weights: equal bits on every grid
+      save_weights(path, trainer.parameters(), backend, grid);
+    });
+    const SafetensorsFile file(path);
+    CHECK(file.info("model.layers.2.mlp.experts.7.down_proj.weight").shape ==
+          std::vector<int64_t>{16, 12});
+    std::vector<double> values;
+    for (const std::string& name : file.names()) {
+      const std::vector<double> tensor = file.read_as<double>(name);
+      values.insert(values.end(), tensor.begin(), tensor.end());
+    }
+    routers.push_back(values);
+  }
+  CHECK(routers[0] == routers[1]);
+  CHECK(routers[0] == routers[2]);
+
+  resolve(config, 4);
+  CpuBackend backend(1);
+  SelfCommunicator world("world");
+  const ProcessGrid grid(world, GridSizes{});
+  Stage stage(backend, grid, config);
+  const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
+  load_weights(path, stage.parameters(), backend);
+  const SafetensorsFile file(path);
+  for (const Parameter* parameter : stage.parameters()) {
+    if (parameter->group != ReplicaGroup::kDense) continue;
+    const auto weight = parameter->weight.span<double>();
+    CHECK(file.read_as<double>(parameter->name) ==
+          std::vector<double>(weight.begin(), weight.end()));
+  }
+}
+
+TEST_CASE("weights of another model are refused by name") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig config = small_job_config(tokens.prefix());
+  resolve(config, 1);
+  const std::string path = tokens.prefix() + ".safetensors";
+  CpuBackend backend(1);
+  SelfCommunicator world("world");
+  const ProcessGrid grid(world, GridSizes{});
+  Stage stage(backend, grid, config);
+  const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
+  save_weights(path, stage.parameters(), backend, grid);
+
+  const auto message_for = [&](const RunConfig& other, DType real) {
+    Stage reader(backend, grid, other);
+    const std::vector<Buffer> buffers = allocate_weights(reader.parameters(), backend, real);
+    try {
+      load_weights(path, reader.parameters(), backend);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  CHECK(message_for(config, DType::kF64).empty());
+  CHECK_THAT(message_for(config, DType::kF32),
+             contains_text("is f64 (29, 16), expected f32 (29, 16)"));
+  RunConfig wider = config;
+  wider.model.vocab_size = 30;
+  CHECK_THAT(message_for(wider, DType::kF64), contains_text("expected f64 (30, 16)"));
+  RunConfig deeper = config;
+  deeper.model.num_hidden_layers = 4;
+  deeper.moe.layer_freq = {1, 0, 1, 1};
+  CHECK_THAT(message_for(deeper, DType::kF64), contains_text("is missing"));
+}
