@@ -1,6 +1,7 @@
 // Backend: a device - its memory, its queues and events, and its mathematics (ops.h).
 //
-// Made once in main(), passed down by reference. The three memory classes below are used everywhere:
+// Made once in main(), passed down by reference. The three memory classes below are used
+// everywhere:
 //   Tensor (core/tensor.h)  a view; owns nothing
 //   Buffer                  owns one allocation for as long as it lives (weights, moments)
 //   Arena                   owns blocks that scopes hand out and take back (activations, scratch)
@@ -124,8 +125,8 @@ class Arena {
  private:
   Backend* backend_;
   std::vector<Buffer> blocks_;
-  size_t block_ = 0;    // the block being filled
-  int64_t used_ = 0;    // bytes used in it
+  size_t block_ = 0;  // the block being filled
+  int64_t used_ = 0;  // bytes used in it
   int64_t growths_ = 0;
 };
 

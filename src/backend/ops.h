@@ -53,8 +53,8 @@ class Ops {
 
   // ---- Matrix products. nt: y = x w^T, and so on; weights are (outputs, inputs) as in PyTorch. --
   void matmul_nt(Queue q, Tensor y_TN, Tensor x_TK, Tensor w_NK);
-  void matmul_nn(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);   // x = y w
-  void matmul_nn_add(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);   // x += y w
+  void matmul_nn(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);      // x = y w
+  void matmul_nn_add(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);  // x += y w
   void matmul_tn_add(Queue q, Tensor w_NK, Tensor y_TN, Tensor x_TK);  // w += y^T x
   // One product per expert: expert e owns rows [begin[e], begin[e+1]) of x and y. w is (L, N, K).
   void grouped_matmul_nt(Queue q, Tensor y_RN, Tensor x_RK, Tensor w_LNK, Tensor begin_L1);
@@ -85,16 +85,17 @@ class Ops {
   // [first_visible[t], t], which lie inside its sequence. The score matrix is never materialised.
   // log_sum_exp (T, H) real is what the backward needs.
   void attention_forward(Queue q, Tensor out_THC, Tensor log_sum_exp_TH, Tensor query_THC,
-                         Tensor key_TKC, Tensor value_TKC, Tensor first_visible_T,
-                         int64_t head_dim, int64_t sequence_length);
+                         Tensor key_TKC, Tensor value_TKC, Tensor first_visible_T, int64_t head_dim,
+                         int64_t sequence_length);
   void attention_backward(Queue q, Tensor dquery_THC, Tensor dkey_TKC, Tensor dvalue_TKC,
                           Tensor dout_THC, Tensor out_THC, Tensor log_sum_exp_TH, Tensor query_THC,
                           Tensor key_TKC, Tensor value_TKC, Tensor first_visible_T,
                           int64_t head_dim, int64_t sequence_length);
 
-  // ---- Feed-forward activation x gate weight ------------------------------------------------------
-  // y = act(gate) * up * weight[row]. kSwiGLU: act = silu. kReLU, kGELU: `up` is none (factor 1).
-  // weight (R) is none in dense layers (factor 1).
+  // ---- Feed-forward activation x gate weight
+  // ------------------------------------------------------ y = act(gate) * up * weight[row].
+  // kSwiGLU: act = silu. kReLU, kGELU: `up` is none (factor 1). weight (R) is none in dense layers
+  // (factor 1).
   void activation_forward(Queue q, Tensor y_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
                           Activation activation);
   // dup and dweight are none exactly when up and weight are.
@@ -138,9 +139,9 @@ class Ops {
   // count (E + 1) f64 += how often each expert occurs in kept_TA; the last entry counts the -1s.
   void expert_load(Queue q, Tensor count_E1, Tensor kept_TA);
 
-  // ---- Dispatch: rows to the ranks that hold their experts (design: model/moe/dispatcher.h) --------
-  // Expert j lives on peer j / experts_per_peer. A token sends one row to each peer that holds at
-  // least one of its kept experts; rows are ordered by peer, then token.
+  // ---- Dispatch: rows to the ranks that hold their experts (design: model/moe/dispatcher.h)
+  // -------- Expert j lives on peer j / experts_per_peer. A token sends one row to each peer that
+  // holds at least one of its kept experts; rows are ordered by peer, then token.
   //   send_row (T, P) i32: row of token t for peer p, or -1.   send_token (T * min(A, P)) i32: its
   //   inverse; entries past the last row are -1.   counts (2, P) i32: rows per peer, and choices
   //   (token-expert pairs) per peer.
@@ -160,14 +161,16 @@ class Ops {
   // (which is ascending order of expert, and of peer); accumulated in f32 at least.
   void combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ);
   void gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R);  // out[r] = in[index[r]]
-  // The way back of the gradient: rows (N, gradient_row_bytes) u8 = [combine of dx | dgate by slot].
+  // The way back of the gradient: rows (N, gradient_row_bytes) u8 = [combine of dx | dgate by
+  // slot].
   void pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_RD, Tensor dgate_R,
                           Tensor row_of_choice_NA);
   // dx[t] = sum over peers, ascending; dweight[t,a] = what the peer of kept[t,a] returned, 0 if -1.
   void unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor rows_NB,
                             Tensor send_row_TP, Tensor kept_TA, int64_t experts_per_peer);
 
-  // ---- Loss ---------------------------------------------------------------------------------------
+  // ---- Loss
+  // ---------------------------------------------------------------------------------------
   // loss_sum (1) f64 += sum over targets != kIgnoredTarget of -log softmax(logits)[target].
   void cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T);
   // The same, and logits are overwritten with d(mean loss)/d(logits) =
@@ -175,7 +178,8 @@ class Ops {
   void cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T,
                                        Tensor scalars);
 
-  // ---- Optimizer (everything flat) ------------------------------------------------------------------
+  // ---- Optimizer (everything flat)
+  // ------------------------------------------------------------------
   void squared_norm_add(Queue q, Tensor sum, Tensor x);  // sum (1) f64 += sum of squares
   // From squared_norms (n) f64, summed in order: kGradNorm = sqrt(sum), kClipCoefficient =
   // min(1, max_norm / (norm + 1e-6)) or 1 if max_norm == 0, kSkipStep = norm is not finite.
@@ -188,8 +192,8 @@ class Ops {
 
   // ---- Elementwise ------------------------------------------------------------------------------
   void fill(Queue q, Tensor x, double value);
-  void copy(Queue q, Tensor y, Tensor x);          // same dtype, same number of elements
-  void convert(Queue q, Tensor y, Tensor x);       // between real dtypes
+  void copy(Queue q, Tensor y, Tensor x);           // same dtype, same number of elements
+  void convert(Queue q, Tensor y, Tensor x);        // between real dtypes
   void add(Queue q, Tensor y, Tensor a, Tensor b);  // y = a + b; y may be a or b
   // x[i] = std * normal number (first_index + i) of the stream `key` (core/random.h).
   void init_normal(Queue q, Tensor x, double std, uint64_t key, int64_t first_index);

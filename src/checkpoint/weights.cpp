@@ -19,7 +19,8 @@ struct FileEntry {
 std::string name_of_expert(const std::string& name, int64_t expert) {
   const std::string_view marker = ".experts.";
   const size_t at = name.find(marker);
-  SY_CHECK(at != std::string::npos, "expert parameter \"{}\" has no \"{}\" in its name", name, marker);
+  SY_CHECK(at != std::string::npos, "expert parameter \"{}\" has no \"{}\" in its name", name,
+           marker);
   return fmt::format("{}{}.{}", name.substr(0, at + marker.size()), expert,
                      name.substr(at + marker.size()));
 }
@@ -51,7 +52,8 @@ std::string gather_on_first_rank(const Parameter& parameter, Backend& backend,
   return all;
 }
 
-void write_entries(SafetensorsWriter& writer, const Parameter& parameter, const std::string& bytes) {
+void write_entries(SafetensorsWriter& writer, const Parameter& parameter,
+                   const std::string& bytes) {
   const auto entries = entries_of(parameter, 0, parameter.global_shape[0]);
   const size_t entry_bytes = bytes.size() / entries.size();
   for (size_t i = 0; i < entries.size(); ++i)
@@ -93,12 +95,14 @@ void load_weights(const std::string& path, const ParameterList& parameters, Back
   const SafetensorsFile file(path);
   for (const Parameter* parameter : parameters) {
     std::vector<std::byte> bytes;
-    for (const FileEntry& entry : entries_of(*parameter, parameter->first_row, parameter->shape[0])) {
-      SY_REQUIRE(kData, file.contains(entry.name), "{}: tensor \"{}\" is missing", path, entry.name);
+    for (const FileEntry& entry :
+         entries_of(*parameter, parameter->first_row, parameter->shape[0])) {
+      SY_REQUIRE(kData, file.contains(entry.name), "{}: tensor \"{}\" is missing", path,
+                 entry.name);
       const TensorInfo& info = file.info(entry.name);
       const TensorInfo expected{parameter->weight.dtype(), entry.shape};
-      SY_REQUIRE(kData, info == expected, "{}: tensor \"{}\" is {} {}, expected {} {}", path, entry.name,
-                 name_of(info.dtype), shape_text(info.shape), name_of(expected.dtype),
+      SY_REQUIRE(kData, info == expected, "{}: tensor \"{}\" is {} {}, expected {} {}", path,
+                 entry.name, name_of(info.dtype), shape_text(info.shape), name_of(expected.dtype),
                  shape_text(expected.shape));
       const std::vector<std::byte> read = file.read(entry.name);
       bytes.insert(bytes.end(), read.begin(), read.end());
@@ -107,7 +111,8 @@ void load_weights(const std::string& path, const ParameterList& parameters, Back
   }
 }
 
-std::vector<Buffer> allocate_weights(const ParameterList& parameters, Backend& backend, DType real) {
+std::vector<Buffer> allocate_weights(const ParameterList& parameters, Backend& backend,
+                                     DType real) {
   std::vector<Buffer> buffers;
   for (Parameter* parameter : parameters) {
     buffers.emplace_back(backend, parameter->numel() * static_cast<int64_t>(size_in_bytes(real)));

@@ -1,6 +1,6 @@
-// Weights on disk: all parameters of a model in one safetensors file, under Hugging Face style names,
-// one tensor per expert ("model.layers.0.mlp.experts.3.down_proj.weight"). The file knows nothing
-// of the grid that wrote it.
+// Weights on disk: all parameters of a model in one safetensors file, under Hugging Face style
+// names, one tensor per expert ("model.layers.0.mlp.experts.3.down_proj.weight"). The file knows
+// nothing of the grid that wrote it.
 #pragma once
 
 #include <string>

@@ -66,9 +66,8 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
       problem(path(), here(1), "an object is not expected inside a list");
       return false;
     }
-    open_.push_back({.where = keys_.empty() ? here(1) : where_of_key_,
-                     .pointer = path(),
-                     .is_object = true});
+    open_.push_back(
+        {.where = keys_.empty() ? here(1) : where_of_key_, .pointer = path(), .is_object = true});
     return true;
   }
 

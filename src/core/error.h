@@ -35,17 +35,17 @@ class Error : public std::runtime_error {
 }  // namespace switchyard
 
 // SY_CHECK(p > 0, "{} experts over {} ranks", e, p): an invariant of the program.
-#define SY_CHECK(condition, ...)                                                                  \
-  do {                                                                                            \
-    if (!(condition))                                                                             \
-      ::switchyard::fail(::switchyard::ExitCode::kInternal, __FILE__, __LINE__,                   \
-                         ::fmt::format(__VA_ARGS__));                                             \
+#define SY_CHECK(condition, ...)                                                \
+  do {                                                                          \
+    if (!(condition))                                                           \
+      ::switchyard::fail(::switchyard::ExitCode::kInternal, __FILE__, __LINE__, \
+                         ::fmt::format(__VA_ARGS__));                           \
   } while (false)
 
 // SY_REQUIRE(kData, ok, "{}: ...", path): something the user or the machine must put right.
-#define SY_REQUIRE(code, condition, ...)                                                          \
-  do {                                                                                            \
-    if (!(condition))                                                                             \
-      ::switchyard::fail(::switchyard::ExitCode::code, __FILE__, __LINE__,                        \
-                         ::fmt::format(__VA_ARGS__));                                             \
+#define SY_REQUIRE(code, condition, ...)                                   \
+  do {                                                                     \
+    if (!(condition))                                                      \
+      ::switchyard::fail(::switchyard::ExitCode::code, __FILE__, __LINE__, \
+                         ::fmt::format(__VA_ARGS__));                      \
   } while (false)

@@ -30,7 +30,9 @@ class Tensor {
   DType dtype() const { return dtype_; }
   int rank() const { return rank_; }
   int64_t dim(int i) const;
-  std::span<const int64_t> shape() const { return {shape_.data(), static_cast<size_t>(rank_ < 0 ? 0 : rank_)}; }
+  std::span<const int64_t> shape() const {
+    return {shape_.data(), static_cast<size_t>(rank_ < 0 ? 0 : rank_)};
+  }
   int64_t numel() const;  // 1 for rank 0, 0 for none
   int64_t bytes() const { return numel() * static_cast<int64_t>(size_in_bytes(dtype_)); }
   std::string shape_string() const;  // "(4, 256)"

@@ -11,9 +11,7 @@
 namespace switchyard {
 namespace {
 
-DType real_of(const RunConfig& config) {
-  return config.fp64.enabled ? DType::kF64 : DType::kF32;
-}
+DType real_of(const RunConfig& config) { return config.fp64.enabled ? DType::kF64 : DType::kF32; }
 
 // Inverse of the cumulative distribution of softmax(logits / temperature) at u in [0, 1).
 int32_t sample(const std::vector<double>& logits, double temperature, double u) {
@@ -42,14 +40,14 @@ Generator::Generator(const RunConfig& config, Backend& backend, const ProcessGri
 }
 
 void Generator::generate(std::vector<int32_t> tokens, int32_t end_of_document,
-                         const SamplingOptions& options,
-                         const std::function<void(int32_t)>& emit) {
+                         const SamplingOptions& options, const std::function<void(int32_t)>& emit) {
   SY_REQUIRE(kConfig, !tokens.empty(), "the prompt is empty: give at least one character");
   const auto window = static_cast<size_t>(config_.data.sequence_length);
   const uint64_t key = random_key(options.seed, "sampling");
   for (int64_t i = 0; i < options.max_new_tokens; ++i) {
     const size_t begin = tokens.size() > window ? tokens.size() - window : 0;
-    const std::vector<int32_t> context(tokens.begin() + static_cast<ptrdiff_t>(begin), tokens.end());
+    const std::vector<int32_t> context(tokens.begin() + static_cast<ptrdiff_t>(begin),
+                                       tokens.end());
     const int32_t token = sample(next_token_logits(context), options.temperature,
                                  random_uniform(key, static_cast<uint64_t>(i)));
     if (token == end_of_document) return;

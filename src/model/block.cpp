@@ -38,8 +38,8 @@ Tensor Block::forward(Pass& pass, Tensor x_TD, Saved& saved) {
 Tensor Block::backward(Pass& pass, Tensor dy_TD, const Saved& saved) {
   Tensor dx_TD = pass.scratch.allocate_like(dy_TD);
   Arena::Scope scope(pass.scratch);
-  Tensor dnormed_TD = moe_ ? moe_->backward(pass, dy_TD, saved.moe)
-                           : dense_->backward(pass, dy_TD, saved.dense);
+  Tensor dnormed_TD =
+      moe_ ? moe_->backward(pass, dy_TD, saved.moe) : dense_->backward(pass, dy_TD, saved.dense);
   Tensor dh_TD = norm2_.backward(pass, dnormed_TD, dy_TD, saved.norm2);
   Tensor dattended_TD = attention_.backward(pass, dh_TD, saved.attention);
   backend_.ops().copy(pass.queue, dx_TD, norm1_.backward(pass, dattended_TD, dh_TD, saved.norm1));

@@ -21,7 +21,7 @@ class Block {
   struct Saved {  // lives from forward() to backward() of one micro-batch
     RmsNorm::Saved norm1, norm2;
     Attention::Saved attention;
-    MoeLayer::Saved moe;      // of the two, the one this block has
+    MoeLayer::Saved moe;  // of the two, the one this block has
     FeedForward::Saved dense;
   };
 

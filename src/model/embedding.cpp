@@ -5,8 +5,8 @@
 namespace switchyard {
 
 Tensor Embedding::forward(Pass& pass) const {
-  Tensor y_TD = pass.activations.allocate(table_.weight.dtype(),
-                                          {pass.batch.num_tokens(), table_.shape[1]});
+  Tensor y_TD =
+      pass.activations.allocate(table_.weight.dtype(), {pass.batch.num_tokens(), table_.shape[1]});
   backend_.ops().embedding_forward(pass.queue, y_TD, table_.weight, pass.batch.token_ids);
   return y_TD;
 }

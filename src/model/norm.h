@@ -1,4 +1,5 @@
-// RmsNorm (arXiv 1910.07467), optionally of a residual sum: the block's two norms and the final one.
+// RmsNorm (arXiv 1910.07467), optionally of a residual sum: the block's two norms and the final
+// one.
 #pragma once
 
 #include <string>
@@ -12,7 +13,7 @@ namespace switchyard {
 class RmsNorm {
  public:
   struct Saved {
-    Tensor x_TD;       // what was normalised: the input, or the residual sum
+    Tensor x_TD;  // what was normalised: the input, or the residual sum
     Tensor inv_rms_T;
   };
 

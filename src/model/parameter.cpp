@@ -11,7 +11,8 @@ int64_t Parameter::numel() const {
 }
 
 int64_t Parameter::first_index() const {
-  return first_row * std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<>());
+  return first_row *
+         std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<>());
 }
 
 Parameter dense_parameter(std::string name, std::vector<int64_t> shape) {

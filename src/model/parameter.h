@@ -21,10 +21,10 @@ enum class ReplicaGroup {
 enum class Init { kNormal, kOnes };
 
 struct Parameter {
-  std::string name;                    // global name, Hugging Face style
-  std::vector<int64_t> shape;          // on this rank
-  std::vector<int64_t> global_shape;   // differs from `shape` in dim 0 only
-  int64_t first_row = 0;               // first index of dim 0 held here
+  std::string name;                   // global name, Hugging Face style
+  std::vector<int64_t> shape;         // on this rank
+  std::vector<int64_t> global_shape;  // differs from `shape` in dim 0 only
+  int64_t first_row = 0;              // first index of dim 0 held here
   ReplicaGroup group = ReplicaGroup::kDense;
   Init init = Init::kNormal;
   bool weight_decay = true;

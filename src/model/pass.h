@@ -31,10 +31,10 @@ struct MicroBatch {
 
 // Sums over the micro-batches of a step (or of a validation) on this rank; f64, on the device.
 struct Statistics {
-  Tensor loss_sum;      // (1) sum of the losses of all targets that count
-  Tensor balance_sum;   // (M) per MoE layer: sum of the balance losses of its scopes
-  Tensor z_sum;         // (M) sum of logsumexp(router logits)^2
-  Tensor expert_load;   // (M, E + 1) kept choices per expert; last: dropped choices
+  Tensor loss_sum;     // (1) sum of the losses of all targets that count
+  Tensor balance_sum;  // (M) per MoE layer: sum of the balance losses of its scopes
+  Tensor z_sum;        // (M) sum of logsumexp(router logits)^2
+  Tensor expert_load;  // (M, E + 1) kept choices per expert; last: dropped choices
 };
 
 struct Pass {
@@ -43,8 +43,8 @@ struct Pass {
   Arena& scratch;
   const MicroBatch& batch;
   Statistics& statistics;
-  Tensor scalars;               // StepScalar values
-  bool training = true;         // false: no jitter, evaluation capacity, no gradients
+  Tensor scalars;                 // StepScalar values
+  bool training = true;           // false: no jitter, evaluation capacity, no gradients
   int64_t num_micro_batches = 1;  // of the step: what losses that are means over the step divide by
   int64_t random_stream = 0;      // index of this micro-batch since the start of training
   RoutingLog* routing = nullptr;  // records or replays the experts' choice (tests, proofs)

@@ -16,8 +16,8 @@ StatisticsBuffer::StatisticsBuffer(Backend& backend, int num_moe_layers, int num
 }
 
 void StatisticsBuffer::clear(Queue queue) {
-  for (Tensor tensor : {statistics_.loss_sum, statistics_.balance_sum, statistics_.z_sum,
-                        statistics_.expert_load})
+  for (Tensor tensor :
+       {statistics_.loss_sum, statistics_.balance_sum, statistics_.z_sum, statistics_.expert_load})
     backend_.ops().fill(queue, tensor, 0.0);
 }
 
@@ -61,7 +61,8 @@ Tensor Stage::logits(Pass& pass, Saved& saved) {
 Tensor Stage::hidden_states(Pass& pass, Saved& saved) {
   saved.blocks.resize(blocks_.size());
   Tensor x_TD = embedding_.forward(pass);
-  for (size_t i = 0; i < blocks_.size(); ++i) x_TD = blocks_[i].forward(pass, x_TD, saved.blocks[i]);
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    x_TD = blocks_[i].forward(pass, x_TD, saved.blocks[i]);
   return norm_.forward(pass, x_TD, saved.norm);
 }
 

@@ -1,5 +1,6 @@
 // Pipeline: runs the micro-batches of a step through the stage, forward and backward, in the order
-// of a schedule. With one stage the schedule is F0 B0 F1 B1 ..., and one activation slot serves all.
+// of a schedule. With one stage the schedule is F0 B0 F1 B1 ..., and one activation slot serves
+// all.
 #pragma once
 
 #include <span>

@@ -17,8 +17,9 @@ TEST_CASE("comments, nested sections, integers written as floats and both forms 
   CHECK(config.optimizer.params.betas == std::vector<double>{0.9, 0.95});
   CHECK(config.moe.layer_freq == std::vector<int>{1, 0, 1, 0});
   CHECK(config.moe.token_drop_policy == TokenDropPolicy::kCapacity);
-  CHECK(load(config_with(R"("moe": {"enabled": true, "layer_freq": [0, 1, 1, 0]})")).moe.layer_freq ==
-        std::vector<int>{0, 1, 1, 0});
+  CHECK(
+      load(config_with(R"("moe": {"enabled": true, "layer_freq": [0, 1, 1, 0]})")).moe.layer_freq ==
+      std::vector<int>{0, 1, 1, 0});
 }
 
 TEST_CASE("unknown keys are named with line, column and a guess") {

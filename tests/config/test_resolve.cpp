@@ -98,9 +98,12 @@ TEST_CASE("sizes of the model must fit each other") {
   CHECK_THAT(said(R"("model": {"num_attention_heads": 8, "num_key_value_heads": 3})"),
              contains_text("nearest that do: 2, 4"));
   CHECK_THAT(said(R"("moe": {"enabled": true, "top_k": 9})"), contains_text("choose 1 to 8"));
-  CHECK_THAT(said(R"("moe": {"enabled": true, "layer_freq": [1, 0]})"), contains_text("2 entries for 4 layers"));
-  CHECK_THAT(said(R"("moe": {"enabled": true, "layer_freq": [1, 0, 2, 0]})"), contains_text("0 (dense) or 1 (MoE)"));
-  CHECK_THAT(said(R"("moe": {"enabled": true, "layer_freq": 0})"), contains_text("/moe/layer_freq: found 0"));
+  CHECK_THAT(said(R"("moe": {"enabled": true, "layer_freq": [1, 0]})"),
+             contains_text("2 entries for 4 layers"));
+  CHECK_THAT(said(R"("moe": {"enabled": true, "layer_freq": [1, 0, 2, 0]})"),
+             contains_text("0 (dense) or 1 (MoE)"));
+  CHECK_THAT(said(R"("moe": {"enabled": true, "layer_freq": 0})"),
+             contains_text("/moe/layer_freq: found 0"));
   CHECK_THAT(said(R"("data": {"path": "x"})"), contains_text("given before"));
   CHECK_THAT(message_of("{\"train_batch_size\": 1}"), contains_text("/data/path: missing"));
   CHECK_THAT(said(R"("bf16": {"enabled": true}, "fp64": {"enabled": true})"),

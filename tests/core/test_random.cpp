@@ -1,8 +1,7 @@
-#include "core/random.h"
-
 #include <cmath>
 #include <set>
 
+#include "core/random.h"
 #include "support/catch.h"
 
 using namespace switchyard;

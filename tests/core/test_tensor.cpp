@@ -1,8 +1,7 @@
-#include "core/tensor.h"
-
 #include <vector>
 
 #include "core/math.h"
+#include "core/tensor.h"
 #include "support/catch.h"
 
 using namespace switchyard;

@@ -11,7 +11,12 @@ using namespace switchyard::test;
 
 namespace {
 
-enum class Fault { kNone, kExpertGradientsDoubled, kDenseReductionDropped, kExpertReductionDropped };
+enum class Fault {
+  kNone,
+  kExpertGradientsDoubled,
+  kDenseReductionDropped,
+  kExpertReductionDropped
+};
 
 // Passes everything on to `inner`, except for the planted fault.
 class FaultyCommunicator final : public Communicator {

@@ -100,8 +100,8 @@ void check_layer(LayerBench& bench, const ParameterList& parameters, const Forwa
                        numeric_gradient(x.values, [&] { return loss(dy.values); })) <= 1e-6);
   for (Parameter* parameter : parameters) {
     INFO(parameter->name);
-    const auto numeric = numeric_gradient(parameter->weight.span<double>(),
-                                          [&] { return loss(dy.values); });
+    const auto numeric =
+        numeric_gradient(parameter->weight.span<double>(), [&] { return loss(dy.values); });
     CHECK(gradient_error(parameter->gradient.span<double>(), numeric) <= 1e-6);
   }
 }
@@ -114,8 +114,7 @@ TEST_CASE("gradients of Linear") {
   bench.allocate({&layer.weight()});
   Linear::Saved saved;
   check_layer(
-      bench, {&layer.weight()},
-      [&](Pass& pass, Tensor x) { return layer.forward(pass, x, saved); },
+      bench, {&layer.weight()}, [&](Pass& pass, Tensor x) { return layer.forward(pass, x, saved); },
       [&](Pass& pass, Tensor dy) { return layer.backward(pass, dy, saved); });
 }
 
@@ -125,11 +124,13 @@ TEST_CASE("gradients of RmsNorm, alone and of a residual sum") {
     RmsNorm layer(bench.backend, "norm", bench.config.model.hidden_size, 1e-5);
     bench.allocate({&layer.weight()});
     RmsNorm::Saved saved;
-    auto delta = random_tensor<double>("delta", {bench.num_tokens(), bench.config.model.hidden_size});
+    auto delta =
+        random_tensor<double>("delta", {bench.num_tokens(), bench.config.model.hidden_size});
     check_layer(
         bench, {&layer.weight()},
         [&](Pass& pass, Tensor x) {
-          return of_sum ? layer.forward_of_sum(pass, x, delta, saved) : layer.forward(pass, x, saved);
+          return of_sum ? layer.forward_of_sum(pass, x, delta, saved)
+                        : layer.forward(pass, x, saved);
         },
         [&](Pass& pass, Tensor dy) { return layer.backward(pass, dy, Tensor(), saved); });
   }

@@ -11,7 +11,8 @@ namespace switchyard::test {
 
 // The gradient of `loss` with respect to `x`, by the five-point stencil (error h^4). `loss` reads x
 // afresh at each call. At most `max_elements` of x are probed, evenly spread; others are NaN.
-inline std::vector<double> numeric_gradient(std::span<double> x, const std::function<double()>& loss,
+inline std::vector<double> numeric_gradient(std::span<double> x,
+                                            const std::function<double()>& loss,
                                             size_t max_elements = SIZE_MAX, double h = 1e-3) {
   std::vector<double> gradient(x.size(), std::nan(""));
   const size_t stride = std::max<size_t>(1, x.size() / std::max<size_t>(1, max_elements));

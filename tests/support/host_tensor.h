@@ -19,7 +19,9 @@ class HostTensor {
     values.assign(static_cast<size_t>(count), value);
   }
 
-  Tensor view() { return Tensor(values.data(), DTypeOf<T>::value, std::span<const int64_t>(shape_)); }
+  Tensor view() {
+    return Tensor(values.data(), DTypeOf<T>::value, std::span<const int64_t>(shape_));
+  }
   operator Tensor() { return view(); }  // NOLINT: tests pass it wherever an Op wants a view
 
   std::vector<T> values;

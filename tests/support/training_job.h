@@ -50,8 +50,8 @@ struct JobOptions {
   RoutingLog* routing = nullptr;
 };
 
-// Runs the job on this rank; collective. `config` is not resolved yet. Every rank returns losses and
-// norms; gradients and weights are assembled on rank 0 only.
+// Runs the job on this rank; collective. `config` is not resolved yet. Every rank returns losses
+// and norms; gradients and weights are assembled on rank 0 only.
 JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options);
 
 // The same with `num_ranks` threads; rank 0's result. `wrap` may replace a rank's world

@@ -80,9 +80,12 @@ Real backward_row(Real* __restrict dgate, Real* __restrict dup, const Real* __re
 template <typename Body>
 void with_activation(Activation activation, const Body& body) {
   switch (activation) {
-    case Activation::kSwiGLU: return body(Silu{});
-    case Activation::kReLU: return body(Relu{});
-    case Activation::kGELU: return body(Gelu{});
+    case Activation::kSwiGLU:
+      return body(Silu{});
+    case Activation::kReLU:
+      return body(Relu{});
+    case Activation::kGELU:
+      return body(Gelu{});
   }
 }
 
@@ -99,12 +102,13 @@ void CpuOps::do_activation_forward(Queue, Tensor y, Tensor gate, Tensor up, Tens
     using Real = decltype(zero);
     const int64_t F = gate.dim(1);
     with_activation(activation, [&](auto act) {
-      parallel_for(num_threads_, gate.dim(0), rows_per_task(4 * F), [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r)
-          forward_row<decltype(act)>(row_of<Real>(y, r, F), row_of<Real>(gate, r, F),
-                                     row_of<Real>(up, r, F),
-                                     weight.is_none() ? Real{1} : weight.data<Real>()[r], F);
-      });
+      parallel_for(
+          num_threads_, gate.dim(0), rows_per_task(4 * F), [&](int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r)
+              forward_row<decltype(act)>(row_of<Real>(y, r, F), row_of<Real>(gate, r, F),
+                                         row_of<Real>(up, r, F),
+                                         weight.is_none() ? Real{1} : weight.data<Real>()[r], F);
+          });
     });
   });
 }
@@ -115,15 +119,16 @@ void CpuOps::do_activation_backward(Queue, Tensor dgate, Tensor dup, Tensor dwei
     using Real = decltype(zero);
     const int64_t F = gate.dim(1);
     with_activation(activation, [&](auto act) {
-      parallel_for(num_threads_, gate.dim(0), rows_per_task(4 * F), [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) {
-          const Real gradient = backward_row<decltype(act)>(
-              row_of<Real>(dgate, r, F), row_of<Real>(dup, r, F), row_of<Real>(dy, r, F),
-              row_of<Real>(gate, r, F), row_of<Real>(up, r, F),
-              weight.is_none() ? Real{1} : weight.data<Real>()[r], F);
-          if (!dweight.is_none()) dweight.data<Real>()[r] = gradient;
-        }
-      });
+      parallel_for(num_threads_, gate.dim(0), rows_per_task(4 * F),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t r = begin; r < end; ++r) {
+                       const Real gradient = backward_row<decltype(act)>(
+                           row_of<Real>(dgate, r, F), row_of<Real>(dup, r, F),
+                           row_of<Real>(dy, r, F), row_of<Real>(gate, r, F), row_of<Real>(up, r, F),
+                           weight.is_none() ? Real{1} : weight.data<Real>()[r], F);
+                       if (!dweight.is_none()) dweight.data<Real>()[r] = gradient;
+                     }
+                   });
     });
   });
 }

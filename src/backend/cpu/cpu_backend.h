@@ -1,4 +1,5 @@
-// CpuBackend: the host as a device. Work is done when a call returns, so events are always complete.
+// CpuBackend: the host as a device. Work is done when a call returns, so events are always
+// complete.
 #pragma once
 
 #include <string>

@@ -29,7 +29,8 @@ Softmax<Real> softmax_of(const Real* __restrict row, int64_t V) {
 }
 
 template <typename Real>
-void to_gradient(Real* __restrict row, int64_t V, int32_t target, Softmax<Real> softmax, Real scale) {
+void to_gradient(Real* __restrict row, int64_t V, int32_t target, Softmax<Real> softmax,
+                 Real scale) {
   const Real factor = scale / softmax.total;
 #pragma omp simd
   for (int64_t v = 0; v < V; ++v) row[v] = fast_exp(row[v] - softmax.maximum) * factor;
@@ -66,17 +67,15 @@ void cross_entropy(int threads, Tensor loss_sum, Tensor logits, Tensor target, b
 }  // namespace
 
 void CpuOps::do_cross_entropy_loss(Queue, Tensor loss_sum, Tensor logits, Tensor target) {
-  with_real(logits.dtype(), [&](auto zero) {
-    cross_entropy(num_threads_, loss_sum, logits, target, false, zero);
-  });
+  with_real(logits.dtype(),
+            [&](auto zero) { cross_entropy(num_threads_, loss_sum, logits, target, false, zero); });
 }
 
 void CpuOps::do_cross_entropy_loss_and_gradient(Queue, Tensor loss_sum, Tensor logits,
                                                 Tensor target, Tensor scalars) {
   const double scale = scalars.data<double>()[static_cast<int>(StepScalar::kInverseTargetCount)];
   with_real(logits.dtype(), [&](auto zero) {
-    cross_entropy(num_threads_, loss_sum, logits, target, true,
-                  static_cast<decltype(zero)>(scale));
+    cross_entropy(num_threads_, loss_sum, logits, target, true, static_cast<decltype(zero)>(scale));
   });
 }
 

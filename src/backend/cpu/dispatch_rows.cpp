@@ -213,7 +213,8 @@ void CpuOps::do_unpack_row_gradients(Queue, Tensor dx, Tensor dweight, Tensor ro
         std::fill_n(total, D, Real{0});
         for (int64_t peer = 0; peer < P; ++peer) {
           if (row_of[peer] < 0) continue;
-          const Real* __restrict returned = GradientRow<Real>{row_bytes(rows, row_of[peer]), D}.hidden();
+          const Real* __restrict returned =
+              GradientRow<Real>{row_bytes(rows, row_of[peer]), D}.hidden();
 #pragma omp simd
           for (int64_t d = 0; d < D; ++d) total[d] += returned[d];
         }

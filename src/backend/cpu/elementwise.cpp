@@ -25,11 +25,16 @@ void CpuOps::do_fill(Queue, Tensor x, double value) {
     });
   };
   switch (x.dtype()) {
-    case DType::kF32: return fill(float{});
-    case DType::kF64: return fill(double{});
-    case DType::kI32: return fill(int32_t{});
-    case DType::kI64: return fill(int64_t{});
-    case DType::kU8: return fill(uint8_t{});
+    case DType::kF32:
+      return fill(float{});
+    case DType::kF64:
+      return fill(double{});
+    case DType::kI32:
+      return fill(int32_t{});
+    case DType::kI64:
+      return fill(int64_t{});
+    case DType::kU8:
+      return fill(uint8_t{});
   }
 }
 
@@ -43,8 +48,7 @@ void CpuOps::do_copy(Queue, Tensor y, Tensor x) {
 
 void CpuOps::do_convert(Queue, Tensor y, Tensor x) {
   with_real(y.dtype(), [&](auto to) {
-    with_real(x.dtype(),
-              [&](auto from) { convert_elements<decltype(to), decltype(from)>(y, x); });
+    with_real(x.dtype(), [&](auto from) { convert_elements<decltype(to), decltype(from)>(y, x); });
   });
 }
 

@@ -41,8 +41,14 @@ struct Product {
 
   // The same product for rows [i0, i1) and columns [j0, j1) of c.
   Product tile(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
-    return {c + i0 * c_stride + j0, c_stride, a.from_row(i0), b.from_column(j0),
-            i1 - i0,                j1 - j0,  k,              beta};
+    return {c + i0 * c_stride + j0,
+            c_stride,
+            a.from_row(i0),
+            b.from_column(j0),
+            i1 - i0,
+            j1 - j0,
+            k,
+            beta};
   }
 };
 
@@ -143,9 +149,7 @@ struct Matrices {
     return one;
   }
 
-  Product<T> nt() const {
-    return {y, N, {x, K}, {w, K, Transposed::kYes}, rows, N, K, T{0}};
-  }
+  Product<T> nt() const { return {y, N, {x, K}, {w, K, Transposed::kYes}, rows, N, K, T{0}}; }
   Product<T> nn(T beta) const { return {x, K, {y, N}, {w, K}, rows, K, N, beta}; }
   Product<T> tn_add() const { return {w, K, {y, N, Transposed::kYes}, {x, K}, N, K, rows, T{1}}; }
 };

@@ -58,10 +58,11 @@ void CpuOps::do_adamw(Queue, Tensor weight, Tensor m, Tensor v, Tensor gradient,
     const double rate = scalar(scalars, StepScalar::kLearningRate);
     const auto clip = static_cast<Real>(scalar(scalars, StepScalar::kClipCoefficient));
     const auto b1 = static_cast<Real>(beta1), b2 = static_cast<Real>(beta2);
-    const auto one_minus_b1 = static_cast<Real>(1 - beta1), one_minus_b2 = static_cast<Real>(1 - beta2);
+    const auto one_minus_b1 = static_cast<Real>(1 - beta1),
+               one_minus_b2 = static_cast<Real>(1 - beta2);
     const auto step = static_cast<Real>(rate / scalar(scalars, StepScalar::kBiasCorrection1));
-    const auto root_scale = static_cast<Real>(
-        1 / std::sqrt(scalar(scalars, StepScalar::kBiasCorrection2)));
+    const auto root_scale =
+        static_cast<Real>(1 / std::sqrt(scalar(scalars, StepScalar::kBiasCorrection2)));
     const auto epsilon = static_cast<Real>(eps), decay = static_cast<Real>(rate * weight_decay);
     parallel_for(num_threads_, weight.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
       Real* __restrict w = weight.data<Real>();

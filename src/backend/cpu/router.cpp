@@ -73,7 +73,8 @@ void CpuOps::do_router_statistics(Queue, Tensor count, Tensor prob_sum, Tensor e
         double* counts = count.data<double>() + t / n * E;
         double* sums = prob_sum.data<double>() + t / n * E;
         for (int64_t a = 0; a < A; ++a) counts[expert.data<int32_t>()[t * A + a]] += 1;
-        for (int64_t e = 0; e < E; ++e) sums[e] += static_cast<double>(probs.data<Real>()[t * E + e]);
+        for (int64_t e = 0; e < E; ++e)
+          sums[e] += static_cast<double>(probs.data<Real>()[t * E + e]);
       }
     });
   });

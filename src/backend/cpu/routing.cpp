@@ -34,8 +34,7 @@ void drop_in_scope(int32_t* kept, const int32_t* expert, const Real* score, int6
     for (int64_t a = 0; a < A; ++a) {
       const int64_t i = t * A + a;
       kept[i] = -1;
-      const int64_t rank =
-          order == DropOrder::kProbs ? -rounded(static_cast<double>(score[i])) : a;
+      const int64_t rank = order == DropOrder::kProbs ? -rounded(static_cast<double>(score[i])) : a;
       candidates[static_cast<size_t>(expert[i])].push_back({rank, t, a});
     }
   for (size_t e = 0; e < candidates.size(); ++e) {

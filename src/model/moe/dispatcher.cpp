@@ -38,8 +38,8 @@ void Dispatcher::plan(Pass& pass, Tensor kept_TA, Tensor weight_TA, Plan& plan) 
   std::vector<int64_t> send_counts;
   plan.send_rows.assign(counts.begin(), counts.begin() + P);
   for (int64_t p = 0; p < P; ++p)
-    send_counts.insert(send_counts.end(), {counts[static_cast<size_t>(p)],
-                                           counts[static_cast<size_t>(P + p)]});
+    send_counts.insert(send_counts.end(),
+                       {counts[static_cast<size_t>(p)], counts[static_cast<size_t>(P + p)]});
   const std::vector<int64_t> receive_counts = ep_.all_to_all_host(send_counts);
   plan.receive_rows.clear();
   plan.num_received = plan.num_expert_rows = 0;
@@ -48,7 +48,8 @@ void Dispatcher::plan(Pass& pass, Tensor kept_TA, Tensor weight_TA, Plan& plan) 
     plan.num_received += receive_counts[2 * p];
     plan.num_expert_rows += receive_counts[2 * p + 1];
   }
-  const int64_t num_sent = std::accumulate(plan.send_rows.begin(), plan.send_rows.end(), int64_t{0});
+  const int64_t num_sent =
+      std::accumulate(plan.send_rows.begin(), plan.send_rows.end(), int64_t{0});
   plan.send_token_N = send_token.rows(0, num_sent);
   check_received(pass, plan.num_expert_rows);
 }

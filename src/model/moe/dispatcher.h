@@ -25,17 +25,17 @@ class Dispatcher {
   // Where the rows of one micro-batch go. Made once per layer and micro-batch; used by dispatch,
   // experts, combine and all three backwards. Device tensors live in Pass::activations.
   struct Plan {
-    Tensor kept_TA;           // i32: experts of each token, -1 where dropped
-    Tensor weight_TA;         // real: gate weights
-    Tensor send_row_TP;       // i32: row of token t in the send buffer for peer p, or -1
-    Tensor send_token_N;      // i32: token of each row of the send buffer
+    Tensor kept_TA;       // i32: experts of each token, -1 where dropped
+    Tensor weight_TA;     // real: gate weights
+    Tensor send_row_TP;   // i32: row of token t in the send buffer for peer p, or -1
+    Tensor send_token_N;  // i32: token of each row of the send buffer
     std::vector<int64_t> send_rows, receive_rows;  // host: rows to and from each peer
-    int64_t num_received = 0;      // rows of the receive buffer, M
-    int64_t num_expert_rows = 0;   // R
-    Tensor expert_begin_L1;        // i32: my expert e owns expert rows [begin[e], begin[e+1])
-    Tensor source_row_R;           // i32: received row of each expert row
-    Tensor row_of_choice_MA;       // i32: expert row of slot a of a received row, or -1
-    Tensor gate_R;                 // real: gate weight of each expert row
+    int64_t num_received = 0;                      // rows of the receive buffer, M
+    int64_t num_expert_rows = 0;                   // R
+    Tensor expert_begin_L1;   // i32: my expert e owns expert rows [begin[e], begin[e+1])
+    Tensor source_row_R;      // i32: received row of each expert row
+    Tensor row_of_choice_MA;  // i32: expert row of slot a of a received row, or -1
+    Tensor gate_R;            // real: gate weight of each expert row
   };
 
   // Time and payload of the all-to-alls, for the metrics.

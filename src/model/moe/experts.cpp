@@ -9,9 +9,12 @@ namespace {
 
 Activation activation_of(ExpertActivation activation) {
   switch (activation) {
-    case ExpertActivation::kReLU: return Activation::kReLU;
-    case ExpertActivation::kGELU: return Activation::kGELU;
-    case ExpertActivation::kSwiGLU: break;
+    case ExpertActivation::kReLU:
+      return Activation::kReLU;
+    case ExpertActivation::kGELU:
+      return Activation::kGELU;
+    case ExpertActivation::kSwiGLU:
+      break;
   }
   return Activation::kSwiGLU;
 }

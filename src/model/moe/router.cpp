@@ -28,7 +28,8 @@ Router::Router(Backend& backend, Communicator& stage, const std::string& name,
       normalize_(config.moe.norm_topk_prob && config.moe.top_k > 1),
       moe_index_(moe_index),
       jitter_key_(random_key(config.training.seed, name + ".jitter")),
-      weight_(dense_parameter(name + ".weight", {config.moe.num_experts, config.model.hidden_size})) {
+      weight_(
+          dense_parameter(name + ".weight", {config.moe.num_experts, config.model.hidden_size})) {
   weight_.weight_decay = false;
 }
 
@@ -62,8 +63,8 @@ Tensor Router::backward(Pass& pass, Tensor dweight_TA, const Saved& saved) {
       div_exact(pass.batch.global_rows, tokens_per_scope(pass, config_.load_balancing_scope));
   const double balance_scale = config_.load_balancing_loss_coef /
                                (num_micro_batches * static_cast<double>(scopes_of_micro_batch));
-  const double z_scale = config_.z_loss_coef /
-                         (num_micro_batches * static_cast<double>(pass.batch.global_rows));
+  const double z_scale =
+      config_.z_loss_coef / (num_micro_batches * static_cast<double>(pass.batch.global_rows));
   ops.router_backward(pass.queue, dlogits_TE, dweight_TA, saved.expert_TA, saved.weight_TA,
                       saved.probs_TE, saved.lse_T, saved.prob_gradient_SE, balance_scale, z_scale,
                       normalize_);
@@ -84,10 +85,9 @@ void Router::choose_experts(Pass& pass, Tensor logits_TE, Saved& saved) const {
   saved.score_TA = pass.activations.allocate(real, {T, A});
   saved.weight_TA = pass.activations.allocate(real, {T, A});
   const bool experts_are_given = use_given_experts(pass, saved);
-  backend_.ops().router_forward(pass.queue, saved.probs_TE, saved.lse_T, saved.expert_TA,
-                                saved.score_TA, saved.weight_TA,
-                                pass.statistics.z_sum.rows(moe_index_, 1), logits_TE, normalize_,
-                                experts_are_given);
+  backend_.ops().router_forward(
+      pass.queue, saved.probs_TE, saved.lse_T, saved.expert_TA, saved.score_TA, saved.weight_TA,
+      pass.statistics.z_sum.rows(moe_index_, 1), logits_TE, normalize_, experts_are_given);
 }
 
 void Router::add_balance_loss(Pass& pass, Saved& saved) const {
@@ -120,19 +120,19 @@ void Router::drop_tokens(Pass& pass, Saved& saved) const {
     ops.copy(pass.queue, saved.kept_TA, saved.expert_TA);
     return;
   }
-  const auto choices = static_cast<double>(config_.top_k *
-                                           tokens_per_scope(pass, config_.capacity_scope));
-  const auto capacity = std::max(config_.min_capacity,
-                                 static_cast<int64_t>(std::ceil(*factor * choices /
-                                                                config_.num_experts)));
+  const auto choices =
+      static_cast<double>(config_.top_k * tokens_per_scope(pass, config_.capacity_scope));
+  const auto capacity =
+      std::max(config_.min_capacity,
+               static_cast<int64_t>(std::ceil(*factor * choices / config_.num_experts)));
   if (config_.capacity_scope == BalanceScope::kMicroBatch) {
     Arena::Scope scope(pass.scratch);
     ops.copy(pass.queue, saved.kept_TA, drop_in_global_micro_batch(pass, saved, capacity));
   } else {
-    ops.drop_tokens(pass.queue, saved.kept_TA, saved.expert_TA, saved.score_TA,
-                    config_.num_experts, pass.batch.num_sequences, capacity,
-                    config_.drop_order == DropOrderConfig::kProbs ? DropOrder::kProbs
-                                                                  : DropOrder::kPosition);
+    ops.drop_tokens(
+        pass.queue, saved.kept_TA, saved.expert_TA, saved.score_TA, config_.num_experts,
+        pass.batch.num_sequences, capacity,
+        config_.drop_order == DropOrderConfig::kProbs ? DropOrder::kProbs : DropOrder::kPosition);
   }
 }
 
@@ -147,9 +147,9 @@ Tensor Router::drop_in_global_micro_batch(Pass& pass, const Saved& saved, int64_
   backend_.wait(pass.queue, stage_.all_gather(expert, saved.expert_TA, ready));
   backend_.wait(pass.queue, stage_.all_gather(score, saved.score_TA, ready));
   Tensor kept = scratch.allocate_like(expert);
-  backend_.ops().drop_tokens(pass.queue, kept, expert, score, config_.num_experts, 1, capacity,
-                             config_.drop_order == DropOrderConfig::kProbs ? DropOrder::kProbs
-                                                                           : DropOrder::kPosition);
+  backend_.ops().drop_tokens(
+      pass.queue, kept, expert, score, config_.num_experts, 1, capacity,
+      config_.drop_order == DropOrderConfig::kProbs ? DropOrder::kProbs : DropOrder::kPosition);
   return kept.rows(pass.batch.first_row, saved.expert_TA.dim(0));
 }
 

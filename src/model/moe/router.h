@@ -23,10 +23,10 @@ namespace switchyard {
 class Router {
  public:
   struct Saved {
-    Tensor input_TD;          // x, or x with jitter
-    Tensor probs_TE, lse_T;   // softmax of the logits and its log-sum-exp
-    Tensor expert_TA;         // i32, the choice before drops
-    Tensor score_TA;          // probabilities of the chosen
+    Tensor input_TD;         // x, or x with jitter
+    Tensor probs_TE, lse_T;  // softmax of the logits and its log-sum-exp
+    Tensor expert_TA;        // i32, the choice before drops
+    Tensor score_TA;         // probabilities of the chosen
     Tensor weight_TA;
     Tensor prob_gradient_SE;  // d(balance loss of the scope) / d(prob), f64
     Tensor kept_TA;           // i32, expert_TA with -1 where dropped

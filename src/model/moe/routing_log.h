@@ -1,8 +1,8 @@
 // RoutingLog: the experts' choice of whole runs, recorded on one grid and replayed on another.
 //
-// In f32 routing is discontinuous: a last-bit difference flips a near-tie now and then, and the runs
-// part. Proofs that two grids compute the same therefore record the reference's routing and replay
-// it (src/README.md, "Numerics"). Lives on the host; used by tests and proofs only.
+// In f32 routing is discontinuous: a last-bit difference flips a near-tie now and then, and the
+// runs part. Proofs that two grids compute the same therefore record the reference's routing and
+// replay it (src/README.md, "Numerics"). Lives on the host; used by tests and proofs only.
 #pragma once
 
 #include <cstdint>
