@@ -4,6 +4,8 @@
 #include <numeric>
 
 #include "model/block.h"
+#include "model/embedding.h"
+#include "model/lm_head.h"
 #include "support/catch.h"
 #include "support/gradient_check.h"
 #include "support/host_tensor.h"
@@ -189,5 +191,56 @@ TEST_CASE("gradients of a dense and an MoE Block") {
     check_layer(
         bench, parameters, [&](Pass& pass, Tensor x) { return layer.forward(pass, x, saved); },
         [&](Pass& pass, Tensor dy) { return layer.backward(pass, dy, saved); });
+  }
+}
+
+TEST_CASE("gradient of Embedding") {
+  LayerBench bench;
+  Embedding embedding(bench.backend, bench.config.model.vocab_size, bench.config.model.hidden_size);
+  bench.allocate({&embedding.table()});
+  const auto dy = random_tensor<double>("dy", {bench.num_tokens(), bench.config.model.hidden_size});
+  const auto loss = [&] {
+    Arena::Scope slot(bench.activations);
+    Pass pass = bench.pass();
+    return weighted_sum(embedding.forward(pass), dy.values);
+  };
+  Pass pass = bench.pass();
+  embedding.backward(pass, Tensor(const_cast<double*>(dy.values.data()), DType::kF64,
+                                  {bench.num_tokens(), bench.config.model.hidden_size}));
+  CHECK(gradient_error(embedding.table().gradient.span<double>(),
+                       numeric_gradient(embedding.table().weight.span<double>(), loss)) <= 1e-6);
+}
+
+TEST_CASE(
+    "gradients of LmHead with its own and with the embedding's weight; some targets ignored") {
+  for (const bool tied : {false, true}) {
+    CAPTURE(tied);
+    LayerBench bench;
+    const int64_t V = bench.config.model.vocab_size, D = bench.config.model.hidden_size;
+    Embedding embedding(bench.backend, V, D);
+    LmHead head(bench.backend, V, D, tied ? &embedding.table() : nullptr);
+    ParameterList parameters = {&embedding.table()};
+    head.append_parameters(parameters);
+    CHECK(parameters.size() == (tied ? 1 : 2));
+    bench.allocate(parameters);
+    Parameter& weight = *parameters.back();
+
+    auto x = random_tensor<double>("x", {bench.num_tokens(), D});
+    const double inverse_count =
+        bench.scalars.values[static_cast<size_t>(StepScalar::kInverseTargetCount)];
+    LmHead::Saved saved;
+    const auto loss = [&] {
+      Arena::Scope slot(bench.activations);
+      Pass pass = bench.pass();
+      head.forward(pass, x.view(), saved);
+      return inverse_count * bench.statistics.download(pass.queue).loss_sum;
+    };
+    Arena::Scope slot(bench.activations);
+    Pass pass = bench.pass();
+    head.forward(pass, x.view(), saved);
+    Tensor dx = head.backward(pass, saved);
+    CHECK(gradient_error(dx.span<double>(), numeric_gradient(x.values, loss)) <= 1e-6);
+    CHECK(gradient_error(weight.gradient.span<double>(),
+                         numeric_gradient(weight.weight.span<double>(), loss)) <= 1e-6);
   }
 }
