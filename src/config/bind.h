@@ -11,10 +11,9 @@
 
 namespace switchyard {
 
-// The JSON names of an enum's values, in their order. A name after the last value is a synonym of
-// the first ("Adam" for "AdamW").
+// The JSON names of an enum's values, in their order. Specialised for each enum in options.cpp.
 template <class Enum>
-struct EnumNames;
+constexpr std::array<const char*, 0> kNamesOf = {};
 
 template <class T>
 struct IsOptional : std::false_type {};
@@ -44,10 +43,9 @@ T value_from_json(const Json& json) {
   if constexpr (IsOptional<T>::value) {
     return value_from_json<typename T::value_type>(json);
   } else if constexpr (std::is_enum_v<T>) {
-    const auto& names = EnumNames<T>::kNames;
-    const auto index = static_cast<size_t>(
-        std::find(names.begin(), names.end(), json.template get<std::string>()) - names.begin());
-    return static_cast<T>(index < EnumNames<T>::kNumValues ? index : 0);
+    const auto& names = kNamesOf<T>;
+    return static_cast<T>(std::find(names.begin(), names.end(), json.template get<std::string>()) -
+                          names.begin());
   } else if constexpr (std::is_same_v<T, std::vector<int>>) {
     return json.is_array() ? json.template get<T>() : T{json.template get<int>()};
   } else {
@@ -60,7 +58,7 @@ Json value_to_json(const T& value) {
   if constexpr (IsOptional<T>::value)
     return value ? value_to_json(*value) : Json(nullptr);
   else if constexpr (std::is_enum_v<T>)
-    return EnumNames<T>::kNames[static_cast<size_t>(value)];
+    return kNamesOf<T>[static_cast<size_t>(value)];
   else if constexpr (std::is_same_v<T, std::vector<int>>)
     return value.size() == 1 ? Json(value[0]) : Json(value);
   else
@@ -94,7 +92,7 @@ Option bind(std::string name, FieldOf field_of, std::string description, Range r
                 .kind = kind_of<Value>(),
                 .range = within_type<Value>(range)};
   if constexpr (std::is_enum_v<Value>)
-    option.choices.assign(EnumNames<Value>::kNames.begin(), EnumNames<Value>::kNames.end());
+    option.choices.assign(kNamesOf<Value>.begin(), kNamesOf<Value>.end());
   if constexpr (std::is_same_v<Value, std::vector<int>>) option.range = within_type<int>(range);
   option.set = [field_of](RunConfig& config, const Json& json) {
     field_of(config) = value_from_json<Field>(json);

@@ -9,56 +9,26 @@
 namespace switchyard {
 
 template <>
-struct EnumNames<Device> {
-  static constexpr std::array kNames = {"cpu", "cuda"};
-  static constexpr size_t kNumValues = 2;
-};
+constexpr std::array kNamesOf<Device> = {"cpu", "cuda"};
 template <>
-struct EnumNames<RouterKind> {
-  static constexpr std::array kNames = {"softmax"};
-  static constexpr size_t kNumValues = 1;
-};
+constexpr std::array kNamesOf<RouterKind> = {"softmax"};
 template <>
-struct EnumNames<ExpertActivation> {
-  static constexpr std::array kNames = {"swiglu", "relu", "gelu"};
-  static constexpr size_t kNumValues = 3;
-};
+constexpr std::array kNamesOf<ExpertActivation> = {"swiglu", "relu", "gelu"};
 template <>
-struct EnumNames<TokenDropPolicy> {
-  static constexpr std::array kNames = {"dropless", "capacity"};
-  static constexpr size_t kNumValues = 2;
-};
+constexpr std::array kNamesOf<TokenDropPolicy> = {"dropless", "capacity"};
 template <>
-struct EnumNames<DropOrderConfig> {
-  static constexpr std::array kNames = {"probs", "position"};
-  static constexpr size_t kNumValues = 2;
-};
+constexpr std::array kNamesOf<DropOrderConfig> = {"probs", "position"};
 template <>
-struct EnumNames<BalanceScope> {
-  static constexpr std::array kNames = {"sequence", "micro_batch", "global_batch"};
-  static constexpr size_t kNumValues = 3;
-};
+constexpr std::array kNamesOf<BalanceScope> = {"sequence", "micro_batch", "global_batch"};
 template <>
-struct EnumNames<TokenizerKind> {
-  static constexpr std::array kNames = {"byte"};
-  static constexpr size_t kNumValues = 1;
-};
+constexpr std::array kNamesOf<TokenizerKind> = {"byte"};
 template <>
-struct EnumNames<OptimizerType> {
-  static constexpr std::array kNames = {"AdamW", "Adam"};
-  static constexpr size_t kNumValues = 1;
-};
+constexpr std::array kNamesOf<OptimizerType> = {"AdamW", "Adam"};
 template <>
-struct EnumNames<SchedulerType> {
-  static constexpr std::array kNames = {"Constant", "WarmupLR", "WarmupDecayLR", "WarmupCosineLR",
-                                        "WarmupStableDecayLR"};
-  static constexpr size_t kNumValues = 5;
-};
+constexpr std::array kNamesOf<SchedulerType> = {"Constant", "WarmupLR", "WarmupDecayLR",
+                                                "WarmupCosineLR", "WarmupStableDecayLR"};
 template <>
-struct EnumNames<WarmupType> {
-  static constexpr std::array kNames = {"log", "linear"};
-  static constexpr size_t kNumValues = 2;
-};
+constexpr std::array kNamesOf<WarmupType> = {"log", "linear"};
 
 namespace {
 

@@ -95,9 +95,9 @@ struct AdamWParams {  // "optimizer": {"params"}
   double eps = 1e-8;
   double weight_decay = 0.0;
 };
-enum class OptimizerType { kAdamW };           // "AdamW", "Adam"
-struct OptimizerConfig {                       // "optimizer"
-  OptimizerType type = OptimizerType::kAdamW;  // "Adam" means AdamW, as in DeepSpeed
+enum class OptimizerType { kAdamW };  // "AdamW", "Adam"
+struct OptimizerConfig {              // "optimizer"
+  OptimizerType type = OptimizerType::kAdamW;
   AdamWParams params;
 };
 
