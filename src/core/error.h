@@ -16,7 +16,7 @@ enum class ExitCode : int {
   kData = 65,      // an input file is corrupt or does not fit the configuration
   kInternal = 70,  // a bug, or the machine failed us
   kStorage = 74,   // reading or writing a file failed
-  kNumeric = 77,   // a loss or gradient is NaN or infinite
+  kNumeric = 77,   // training cannot go on: a loss is not finite, or routing exceeds its bound
 };
 
 class Error : public std::runtime_error {

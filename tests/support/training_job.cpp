@@ -7,7 +7,6 @@
 #include <mutex>
 #include <numeric>
 
-#include "backend/cpu/cpu_backend.h"
 #include "comm/thread_communicator.h"
 #include "config/config.h"
 #include "core/random.h"
@@ -96,12 +95,16 @@ RunConfig small_job_config(const std::string& data_prefix) {
   return config;
 }
 
+TrainerOnRank::TrainerOnRank(RunConfig unresolved, Communicator& world)
+    : config((resolve(unresolved, world.size()), std::move(unresolved))),
+      backend(config.training.num_threads),
+      grid(world, grid_sizes(config)),
+      dataset(open_dataset(config)),
+      trainer(config, backend, grid, dataset) {}
+
 JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options) {
-  resolve(config, world.size());
-  CpuBackend backend(config.training.num_threads);
-  const ProcessGrid grid(world, grid_sizes(config));
-  const Dataset dataset = open_dataset(config);
-  Trainer trainer(config, backend, grid, dataset);
+  TrainerOnRank on_rank(std::move(config), world);
+  Trainer& trainer = on_rank.trainer;
   trainer.set_routing_log(options.routing);
 
   JobResult result;
@@ -115,10 +118,11 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
     for (const int64_t step : options.gradient_steps)
       if (step == report.step)
         for (const Parameter* parameter : trainer.parameters())
-          result.gradients[step][parameter->name] = assemble(*parameter, parameter->gradient, grid);
+          result.gradients[step][parameter->name] =
+              assemble(*parameter, parameter->gradient, on_rank.grid);
   }
   for (const Parameter* parameter : trainer.parameters())
-    result.weights[parameter->name] = assemble(*parameter, parameter->weight, grid);
+    result.weights[parameter->name] = assemble(*parameter, parameter->weight, on_rank.grid);
   return result;
 }
 

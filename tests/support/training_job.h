@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cpu/cpu_backend.h"
 #include "comm/communicator.h"
 #include "comm/process_grid.h"
 #include "config/run_config.h"
@@ -36,6 +37,17 @@ class TokenFixture {
 
 // A model of a few thousand parameters with one dense and two MoE layers; f64.
 RunConfig small_job_config(const std::string& data_prefix);
+
+// A trainer and all it needs, on this rank.
+struct TrainerOnRank {
+  TrainerOnRank(RunConfig unresolved, Communicator& world);
+
+  const RunConfig config;
+  CpuBackend backend;
+  const ProcessGrid grid;
+  const Dataset dataset;
+  Trainer trainer;
+};
 
 struct JobResult {
   std::vector<double> lm_loss, load_balancing_loss, z_loss, grad_norm, dropped_fraction;

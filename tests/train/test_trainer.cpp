@@ -32,15 +32,11 @@ std::vector<std::vector<int64_t>> allocations_by_step(RunConfig config, int num_
                                                       int64_t steps) {
   std::vector<std::vector<int64_t>> allocations(static_cast<size_t>(num_ranks));
   run_ranks(num_ranks, [&](Communicator& world) {
-    RunConfig mine = config;
-    resolve(mine, world.size());
-    CpuBackend backend(1);
-    const ProcessGrid grid(world, grid_sizes(mine));
-    const Dataset dataset = open_dataset(mine);
-    Trainer trainer(mine, backend, grid, dataset);
-    while (trainer.step() < steps) {
-      trainer.train_step();
-      allocations[static_cast<size_t>(world.rank())].push_back(backend.memory().allocations);
+    TrainerOnRank on_rank(config, world);
+    while (on_rank.trainer.step() < steps) {
+      on_rank.trainer.train_step();
+      allocations[static_cast<size_t>(world.rank())].push_back(
+          on_rank.backend.memory().allocations);
     }
   });
   return allocations;
@@ -77,6 +73,32 @@ TEST_CASE("after the first steps training allocates nothing") {
     }
 }
 
+TEST_CASE("validation is dropless unless eval_capacity_factor says otherwise") {
+  const TokenFixture tokens(320, 8, 29);
+  SelfCommunicator world("world");
+  const auto validation_loss = [&](const RunConfig& config) {
+    return TrainerOnRank(config, world).trainer.validate(0).lm_loss;
+  };
+  const RunConfig dropless = small_job_config(tokens.prefix());
+  RunConfig capacity = dropless;
+  capacity.moe.token_drop_policy = TokenDropPolicy::kCapacity;
+  capacity.moe.capacity_factor = 0.25;
+  CHECK(validation_loss(capacity) == validation_loss(dropless));
+  capacity.moe.eval_capacity_factor = 0.25;
+  CHECK(validation_loss(capacity) != validation_loss(dropless));
+}
+
+TEST_CASE("max_received_tokens_factor bounds what a rank receives") {
+  const TokenFixture tokens(320, 8, 29);
+  SelfCommunicator world("world");
+  RunConfig config = small_job_config(tokens.prefix());
+  config.moe.max_received_tokens_factor = 1.0;  // one rank receives exactly its balanced share
+  CHECK_NOTHROW(TrainerOnRank(config, world).trainer.train_step());
+  config.moe.max_received_tokens_factor = 0.9;
+  CHECK_THROWS_WITH(TrainerOnRank(config, world).trainer.train_step(),
+                    contains_text("moe.max_received_tokens_factor allows 0.9"));
+}
+
 TEST_CASE("a loss that is not finite is an error of all ranks") {
   StepReport report;
   CHECK_NOTHROW(check_finite(report));
@@ -93,11 +115,8 @@ TEST_CASE("a diverging run stops without touching the weights") {
   RunConfig config = small_job_config(tokens.prefix());
   config.optimizer.params.lr = 1e300;
   SelfCommunicator world("world");
-  resolve(config, 1);
-  CpuBackend backend(1);
-  const ProcessGrid grid(world, grid_sizes(config));
-  const Dataset dataset = open_dataset(config);
-  Trainer trainer(config, backend, grid, dataset);
+  TrainerOnRank on_rank(config, world);
+  Trainer& trainer = on_rank.trainer;
   const auto weights = [&] {
     std::vector<double> values;
     for (const Parameter* parameter : trainer.parameters())
@@ -119,17 +138,12 @@ TEST_CASE("weights written by any grid are the same file, which any model reads"
   const TokenFixture tokens(320, 8, 29);
   RunConfig config = small_job_config(tokens.prefix());
   const std::string path = tokens.prefix() + ".safetensors";
-  std::vector<std::vector<double>> routers;
+  std::vector<std::vector<double>> files;
   for (const int ranks : {1, 2, 4}) {
     config.parallelism.expert_parallel_size = ranks;
     run_ranks(ranks, [&](Communicator& world) {
-      RunConfig mine = config;
-      resolve(mine, world.size());
-      CpuBackend backend(1);
-      const ProcessGrid grid(world, grid_sizes(mine));
-      const Dataset dataset = open_dataset(mine);
-      Trainer trainer(mine, backend, grid, dataset);  // initial weights: equal bits on every grid
-      save_weights(path, trainer.parameters(), backend, grid);
+      TrainerOnRank on_rank(config, world);  // initial weights: equal bits on every grid
+      save_weights(path, on_rank.trainer.parameters(), on_rank.backend, on_rank.grid);
     });
     const SafetensorsFile file(path);
     CHECK(file.info("model.layers.2.mlp.experts.7.down_proj.weight").shape ==
@@ -139,10 +153,10 @@ TEST_CASE("weights written by any grid are the same file, which any model reads"
       const std::vector<double> tensor = file.read_as<double>(name);
       values.insert(values.end(), tensor.begin(), tensor.end());
     }
-    routers.push_back(values);
+    files.push_back(values);
   }
-  CHECK(routers[0] == routers[1]);
-  CHECK(routers[0] == routers[2]);
+  CHECK(files[0] == files[1]);
+  CHECK(files[0] == files[2]);
 
   resolve(config, 4);
   CpuBackend backend(1);
