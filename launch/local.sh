@@ -76,10 +76,6 @@ done
 
 # OpenBLAS must not start a pool of its own at load time, which our threads would never use.
 export OMP_NUM_THREADS=$threads OPENBLAS_NUM_THREADS=1
-# OpenBLAS 0.3.21 takes its AVX2 kernels on AMD processors whose AVX-512 it does not know.
-if grep -qm1 AuthenticAMD /proc/cpuinfo && grep -qm1 avx512dq /proc/cpuinfo; then
-  export OPENBLAS_CORETYPE="${OPENBLAS_CORETYPE:-SkylakeX}"
-fi
 if ((EUID == 0)); then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi

@@ -7,6 +7,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Versions of clang-format differ in details; version 14 (Debian 12) is the reference.
 format=clang-format
 if command -v clang-format-14 >/dev/null; then format=clang-format-14; fi
+if ! command -v "$format" >/dev/null; then
+  echo "skipped: clang-format is not installed (tools/install_packages.sh lint)" >&2
+  exit 77
+fi
 case "$("$format" --version)" in
   *"version 14."*) ;;
   *) echo "note: the reference is clang-format 14, this is $("$format" --version)" >&2 ;;

@@ -34,15 +34,14 @@ std::string CpuBackend::description() const {
                      openblas_get_corename());
 }
 
-// OpenBLAS 0.3.21 does not know newer AMD processors and takes its AVX2 kernels there.
+// OPENBLAS_CORETYPE in the environment, or a processor newer than the library.
 std::string CpuBackend::speed_advice() const {
   const std::string_view kernels = openblas_get_corename();
   const bool is_avx2 = kernels == "Haswell" || kernels == "Zen";
   if (!is_avx2 || !__builtin_cpu_supports("avx512dq")) return "";
   return fmt::format(
-      "OpenBLAS runs its {} kernels on a processor with AVX-512: matrix products take up to "
-      "twice as long as they could; start with OPENBLAS_CORETYPE=SkylakeX, as "
-      "launch/local.sh does",
+      "OpenBLAS runs its {} kernels on a processor with AVX-512, at half the speed: unset "
+      "OPENBLAS_CORETYPE if it is set in the environment, or set it to SkylakeX",
       kernels);
 }
 
