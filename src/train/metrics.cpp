@@ -34,6 +34,12 @@ std::string step_line(const StepReport& report, int64_t total_steps, double eta_
       duration_text(eta_s));
 }
 
+// Fits into 80 columns: a line that wraps cannot be rewritten.
+std::string progress_line(const StepReport& report, int64_t total_steps, double eta_s) {
+  return fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  eta {}", report.step, total_steps,
+                     report.lm_loss, report.tokens_per_s, duration_text(eta_s));
+}
+
 }  // namespace
 
 std::string to_json_line(const StepReport& report) {
@@ -73,12 +79,11 @@ void Metrics::add(const StepReport& report) {
   mean_step_s_ =
       mean_step_s_ == 0 ? report.step_time_s : 0.9 * mean_step_s_ + 0.1 * report.step_time_s;
   const double eta_s = static_cast<double>(total_steps_ - report.step) * mean_step_s_;
-  const std::string line = step_line(report, total_steps_, eta_s);
   if (report.step == 1 || report.step == total_steps_ || report.step % steps_per_print_ == 0) {
     end_progress();
-    spdlog::info("{}", line);
+    spdlog::info("{}", step_line(report, total_steps_, eta_s));
   } else {
-    show_progress(line);
+    show_progress(progress_line(report, total_steps_, eta_s));
   }
   log_growth(report);
 }
