@@ -167,10 +167,19 @@ TEST_CASE("weights written by any grid are the same file, which any model reads"
   load_weights(path, stage.parameters(), backend);
   const SafetensorsFile file(path);
   for (const Parameter* parameter : stage.parameters()) {
-    if (parameter->group != ReplicaGroup::kDense) continue;
     const auto weight = parameter->weight.span<double>();
-    CHECK(file.read_as<double>(parameter->name) ==
-          std::vector<double>(weight.begin(), weight.end()));
+    std::vector<double> stored;
+    if (parameter->group == ReplicaGroup::kDense)
+      stored = file.read_as<double>(parameter->name);
+    else
+      for (int expert = 0; expert < 8; ++expert) {
+        std::string name = parameter->name;
+        name.insert(name.find(".experts.") + 9, std::to_string(expert) + ".");
+        const std::vector<double> values = file.read_as<double>(name);
+        stored.insert(stored.end(), values.begin(), values.end());
+      }
+    CAPTURE(parameter->name);
+    CHECK(stored == std::vector<double>(weight.begin(), weight.end()));
   }
 }
 
