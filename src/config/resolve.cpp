@@ -242,6 +242,12 @@ void check_data(const RunConfig& config, Report& report) {
     report.add("/data/eod_token_id",
                fmt::format("{} is not below model.vocab_size {}, so no document would ever end",
                            config.data.eod_token_id, config.model.vocab_size));
+  constexpr int64_t kByteVocabulary = 257;
+  if (config.training.ngram_baselines && config.model.vocab_size > kByteVocabulary)
+    report.add("/training/ngram_baselines",
+               fmt::format("they count bytes, but model.vocab_size is {}; set it to false, or "
+                           "vocab_size to {}",
+                           config.model.vocab_size, kByteVocabulary));
   if (config.training.output_dir.empty())
     report.add("/training/output_dir", "found \"\", expected a directory");
 }

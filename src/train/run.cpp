@@ -109,13 +109,15 @@ void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& 
     }
   }
 
+  const std::string weights = (directory / "model.safetensors").string();
+  save_weights(weights, trainer.parameters(), backend, grid);
+  if (metrics) spdlog::info("weights saved in {}", weights);
+
   const ValidationReport validation = trainer.validate(0);
   if (metrics) {
     metrics->add_validation(trainer.step(), validation);
     log_validation(config, *dataset, validation);
   }
-  save_weights((directory / "model.safetensors").string(), trainer.parameters(), backend, grid);
-  if (metrics) spdlog::info("weights saved in {}", (directory / "model.safetensors").string());
 }
 
 }  // namespace switchyard

@@ -3,7 +3,7 @@
 //   RUN/config.json          the resolved configuration: `train RUN/config.json` is the same run
 //   RUN/environment.json     version, process grid, ranks, threads, device
 //   RUN/metrics.jsonl        one object per step (train/metrics.h)
-//   RUN/model.safetensors    the weights when training has finished
+//   RUN/model.safetensors    the weights when training has finished, before the last validation
 #pragma once
 
 #include "backend/backend.h"

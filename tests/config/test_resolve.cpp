@@ -106,6 +106,8 @@ TEST_CASE("sizes of the model must fit each other") {
              contains_text("/moe/layer_freq: found 0"));
   CHECK_THAT(said(R"("data": {"path": "x"})"), contains_text("given before"));
   CHECK_THAT(message_of("{\"train_batch_size\": 1}"), contains_text("/data/path: missing"));
+  CHECK_THAT(said(R"("model": {"vocab_size": 300}, "training": {"ngram_baselines": true})"),
+             contains_text("they count bytes, but model.vocab_size is 300"));
   CHECK_THAT(said(R"("bf16": {"enabled": true}, "fp64": {"enabled": true})"),
              contains_text("exclude"));
   CHECK_THAT(said(R"("optimizer": {"params": {"betas": [0.9]}})"), contains_text("expected 2"));
