@@ -1,7 +1,7 @@
 // Backend: a device - its memory, its queues and events, and its mathematics (ops.h).
 //
-// Made once in main(), passed down by reference. The three memory classes below are used
-// everywhere:
+// Made once by the subcommand (cli/), passed down by reference. The three memory classes below are
+// used everywhere:
 //   Tensor (core/tensor.h)  a view; owns nothing
 //   Buffer                  owns one allocation for as long as it lives (weights, moments)
 //   Arena                   owns blocks that scopes hand out and take back (activations, scratch)

@@ -1,5 +1,7 @@
 #include "cli/bench.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <numeric>
@@ -20,10 +22,8 @@ namespace fs = std::filesystem;
 // A data set of random tokens, the same on every rank. Its files are gone as soon as they are
 // mapped.
 Dataset random_dataset(const RunConfig& config) {
-  std::string directory = (fs::temp_directory_path() / "switchyard-bench-XXXXXX").string();
-  SY_REQUIRE(kStorage, mkdtemp(directory.data()) != nullptr, "cannot make a directory like {}",
-             directory);
-  const std::string prefix = directory + "/tokens";
+  const std::string prefix =
+      (fs::temp_directory_path() / fmt::format("switchyard-bench-{}", getpid())).string();
   const int64_t S = config.data.sequence_length;
   std::vector<int32_t> tokens(static_cast<size_t>((2 * *config.train_batch_size + 2) * S + 1));
   const uint64_t key = random_key(config.training.seed, "bench.tokens");
@@ -34,7 +34,8 @@ Dataset random_dataset(const RunConfig& config) {
   writer.add_document(tokens);
   writer.finish();
   Dataset dataset(TokenFile(prefix), S, 0.5, config.training.seed);
-  fs::remove_all(directory);
+  fs::remove(prefix + ".bin");
+  fs::remove(prefix + ".idx");
   return dataset;
 }
 

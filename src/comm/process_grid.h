@@ -1,4 +1,5 @@
-// ProcessGrid: who am I, and with whom do I talk? Built once in main(), passed down by reference.
+// ProcessGrid: who am I, and with whom do I talk? Built once by the
+// subcommand (cli/), passed down by reference.
 //
 // World W = dp * tp * pp. Dense order, fastest axis first: tp, dp, pp: rank = t + tp * (d + dp *
 // p). Each pipeline stage (dp * tp ranks) is cut a second time for the experts: rank_in_stage = x +

@@ -1,6 +1,7 @@
 // DType: the element types of tensors.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -10,58 +11,34 @@ namespace switchyard {
 
 enum class DType : uint8_t { kF32, kF64, kI32, kI64, kU8 };
 
-constexpr size_t size_in_bytes(DType dtype) {
-  switch (dtype) {
-    case DType::kU8:
-      return 1;
-    case DType::kF32:
-    case DType::kI32:
-      return 4;
-    case DType::kF64:
-    case DType::kI64:
-      return 8;
-  }
-  return 0;
-}
+struct DTypeTraits {
+  const char* name;
+  size_t bytes;
+};
+inline constexpr std::array<DTypeTraits, 5> kDTypeTraits = {  // in the order of DType
+    {{"f32", 4}, {"f64", 8}, {"i32", 4}, {"i64", 8}, {"u8", 1}}};
 
-constexpr const char* name_of(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "f32";
-    case DType::kF64:
-      return "f64";
-    case DType::kI32:
-      return "i32";
-    case DType::kI64:
-      return "i64";
-    case DType::kU8:
-      return "u8";
-  }
-  return "?";
+constexpr size_t size_in_bytes(DType dtype) {
+  return kDTypeTraits[static_cast<size_t>(dtype)].bytes;
 }
+constexpr const char* name_of(DType dtype) { return kDTypeTraits[static_cast<size_t>(dtype)].name; }
 
 // DTypeOf<float>::value == DType::kF32, ...
+template <DType kDType>
+struct DTypeConstant {
+  static constexpr DType value = kDType;
+};
 template <typename T>
 struct DTypeOf;
 template <>
-struct DTypeOf<float> {
-  static constexpr DType value = DType::kF32;
-};
+struct DTypeOf<float> : DTypeConstant<DType::kF32> {};
 template <>
-struct DTypeOf<double> {
-  static constexpr DType value = DType::kF64;
-};
+struct DTypeOf<double> : DTypeConstant<DType::kF64> {};
 template <>
-struct DTypeOf<int32_t> {
-  static constexpr DType value = DType::kI32;
-};
+struct DTypeOf<int32_t> : DTypeConstant<DType::kI32> {};
 template <>
-struct DTypeOf<int64_t> {
-  static constexpr DType value = DType::kI64;
-};
+struct DTypeOf<int64_t> : DTypeConstant<DType::kI64> {};
 template <>
-struct DTypeOf<uint8_t> {
-  static constexpr DType value = DType::kU8;
-};
+struct DTypeOf<uint8_t> : DTypeConstant<DType::kU8> {};
 
 }  // namespace switchyard

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "checkpoint/safetensors.h"
-#include "checkpoint/temporary_directory.h"
 #include "support/catch.h"
+#include "support/temporary_directory.h"
 
 using namespace switchyard;
 using switchyard::test::contains_text;

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/temporary_directory.h"
 #include "core/error.h"
 #include "data/dataset.h"
 #include "data/token_file.h"
+#include "support/temporary_directory.h"
 
 namespace switchyard::test {
 

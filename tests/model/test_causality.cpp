@@ -1,6 +1,7 @@
 // No token may see the future: changing later tokens leaves the logits of earlier ones as they are,
-// bit for bit, without drops and with drop order `position`. With `probs` it does not hold (later
-// tokens compete for the same places), which the documentation says and the last test shows.
+// bit for bit, without drops, and with drop order `position` where each token has one choice. It
+// does not hold for `position` with more choices (a later token's first goes before an earlier
+// token's second), nor for `probs`: the documentation says so and the last tests show it.
 #include <cstring>
 
 #include "support/catch.h"
@@ -67,6 +68,11 @@ TEST_CASE("drops by position are causal when each token has one choice") {
     CHECK(kept_choices(config, false, rows) == kept_choices(config, true, rows));
     CHECK(early_loss(config, false, rows) == early_loss(config, true, rows));
   }
+}
+
+TEST_CASE("drops by position are not causal when each token has two choices") {
+  const RunConfig config = one_sequence(TokenDropPolicy::kCapacity, DropOrderConfig::kPosition);
+  CHECK(kept_choices(config, false, 16) != kept_choices(config, true, 16));
 }
 
 TEST_CASE("drops by probability are not causal") {

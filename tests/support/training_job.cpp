@@ -1,7 +1,5 @@
 #include "support/training_job.h"
 
-#include <unistd.h>
-
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -39,16 +37,9 @@ std::vector<double> assemble(const Parameter& parameter, Tensor mine, const Proc
   return whole;
 }
 
-std::filesystem::path fresh_directory() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "switchyard-XXXXXX").string();
-  SY_CHECK(mkdtemp(pattern.data()) != nullptr, "cannot make a directory like {}", pattern);
-  return pattern;
-}
-
 }  // namespace
 
-TokenFixture::TokenFixture(int64_t num_sequences, int64_t sequence_length, int64_t vocab_size)
-    : directory_(fresh_directory()) {
+TokenFixture::TokenFixture(int64_t num_sequences, int64_t sequence_length, int64_t vocab_size) {
   const auto end_of_document = static_cast<int32_t>(vocab_size - 1);
   const uint64_t key = random_key(11, "tokens");
   std::vector<int32_t> tokens;
@@ -63,8 +54,6 @@ TokenFixture::TokenFixture(int64_t num_sequences, int64_t sequence_length, int64
   writer.add_document(tokens);
   writer.finish();
 }
-
-TokenFixture::~TokenFixture() { std::filesystem::remove_all(directory_); }
 
 RunConfig small_job_config(const std::string& data_prefix) {
   RunConfig config;

@@ -3,7 +3,6 @@
 // as global tensors, whoever holds which slice.
 #pragma once
 
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <string>
@@ -14,6 +13,7 @@
 #include "comm/process_grid.h"
 #include "config/run_config.h"
 #include "model/moe/routing_log.h"
+#include "support/temporary_directory.h"
 #include "train/trainer.h"
 
 namespace switchyard::test {
@@ -25,14 +25,11 @@ namespace switchyard::test {
 class TokenFixture {
  public:
   TokenFixture(int64_t num_sequences, int64_t sequence_length, int64_t vocab_size);
-  ~TokenFixture();
-  TokenFixture(const TokenFixture&) = delete;
-  TokenFixture& operator=(const TokenFixture&) = delete;
 
-  std::string prefix() const { return (directory_ / "tokens").string(); }
+  std::string prefix() const { return directory_.file("tokens"); }
 
  private:
-  std::filesystem::path directory_;
+  TemporaryDirectory directory_;
 };
 
 // A model of a few thousand parameters with one dense and two MoE layers; f64.

@@ -3,11 +3,9 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <stdexcept>
 #include <string>
 
 namespace switchyard::test {
@@ -15,9 +13,10 @@ namespace switchyard::test {
 class TemporaryDirectory {
  public:
   TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "switchyard-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create " + name);
-    path_ = name;
+    // create_directory() says false where there is one already.
+    for (int n = 0; path_.empty() || !std::filesystem::create_directory(path_); ++n)
+      path_ = std::filesystem::temp_directory_path() /
+              ("switchyard-" + std::to_string(getpid()) + "-" + std::to_string(n));
   }
   ~TemporaryDirectory() {
     std::error_code ignored;
