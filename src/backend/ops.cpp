@@ -82,7 +82,7 @@ int64_t gradient_row_bytes(int64_t model_width, int64_t top_k, DType real) {
   return padded_row_bytes((model_width + top_k) * static_cast<int64_t>(size_in_bytes(real)));
 }
 
-// ---- Matrix products ---------------------------------------------------------------------------
+// ---- Matrix products ----
 
 void Ops::matmul_nt(Queue q, Tensor y_TN, Tensor x_TK, Tensor w_NK) {
   check_matmul(Contract(__func__), y_TN, x_TK, w_NK);
@@ -124,8 +124,7 @@ void Ops::grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK,
   do_grouped_matmul_tn_add(q, w_LNK, y_RN, x_RK, begin_L1);
 }
 
-// ---- Embedding
-// -----------------------------------------------------------------------------------
+// ---- Embedding ----
 
 void Ops::embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T) {
   const Contract contract(__func__);
@@ -145,8 +144,7 @@ void Ops::embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids
   do_embedding_backward(q, dtable_VD, dy_TD, ids_T);
 }
 
-// ---- RMSNorm
-// -------------------------------------------------------------------------------------
+// ---- RMSNorm ----
 
 void Ops::rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T, Tensor x_TD,
                           Tensor delta_TD, Tensor weight_D, double eps) {
@@ -178,8 +176,7 @@ void Ops::rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD
   do_rmsnorm_backward(q, dx_TD, dweight_D, dy_TD, dresidual_TD, x_TD, inv_rms_T, weight_D);
 }
 
-// ---- Attention
-// -----------------------------------------------------------------------------------
+// ---- Attention ----
 
 void Ops::rope_forward(Queue q, Tensor x_THC, Tensor position_T, int64_t head_dim, double theta) {
   check_rope(Contract(__func__), x_THC, position_T, head_dim);
@@ -220,8 +217,7 @@ void Ops::attention_backward(Queue q, Tensor dquery_THC, Tensor dkey_TKC, Tensor
                         query_THC, key_TKC, value_TKC, first_visible_T, head_dim, sequence_length);
 }
 
-// ---- Feed-forward activation
-// ---------------------------------------------------------------------
+// ---- Feed-forward activation ----
 
 void Ops::activation_forward(Queue q, Tensor y_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
                              Activation activation) {
@@ -248,8 +244,7 @@ void Ops::activation_backward(Queue q, Tensor dgate_RF, Tensor dup_RF, Tensor dw
                          activation);
 }
 
-// ---- Router
-// --------------------------------------------------------------------------------------
+// ---- Router ----
 
 void Ops::router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA, Tensor score_TA,
                          Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
@@ -355,8 +350,7 @@ void Ops::expert_load(Queue q, Tensor count_E1, Tensor kept_TA) {
   do_expert_load(q, count_E1, kept_TA);
 }
 
-// ---- Dispatch
-// ------------------------------------------------------------------------------------
+// ---- Dispatch ----
 
 void Ops::plan_send(Queue q, Tensor send_row_TP, Tensor send_token, Tensor counts_2P,
                     Tensor kept_TA, int64_t experts_per_peer) {
@@ -466,8 +460,7 @@ void Ops::unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor 
   do_unpack_row_gradients(q, dx_TD, dweight_TA, rows_NB, send_row_TP, kept_TA, experts_per_peer);
 }
 
-// ---- Loss
-// ----------------------------------------------------------------------------------------
+// ---- Loss ----
 
 void Ops::cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T) {
   const Contract contract(__func__);
@@ -489,8 +482,7 @@ void Ops::cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logit
   do_cross_entropy_loss_and_gradient(q, loss_sum, logits_TV, target_T, scalars);
 }
 
-// ---- Optimizer
-// -----------------------------------------------------------------------------------
+// ---- Optimizer ----
 
 void Ops::squared_norm_add(Queue q, Tensor sum, Tensor x) {
   const Contract contract(__func__);
@@ -518,8 +510,7 @@ void Ops::adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Ten
   do_adamw(q, weight, m, v, gradient, scalars, beta1, beta2, eps, weight_decay);
 }
 
-// ---- Elementwise
-// ---------------------------------------------------------------------------------
+// ---- Elementwise ----
 
 void Ops::fill(Queue q, Tensor x, double value) {
   Contract(__func__).check_numel("x", x, x.dtype(), x.numel());  // any dtype, but a tensor

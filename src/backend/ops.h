@@ -51,7 +51,8 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  // ---- Matrix products. nt: y = x w^T, and so on; weights are (outputs, inputs) as in PyTorch. --
+  // ---- Matrix products ----
+  // nt: y = x w^T, and so on; weights are (outputs, inputs) as in PyTorch.
   void matmul_nt(Queue q, Tensor y_TN, Tensor x_TK, Tensor w_NK);
   void matmul_nn(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);      // x = y w
   void matmul_nn_add(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);  // x += y w
@@ -62,11 +63,11 @@ class Ops {
   void grouped_matmul_nn_add(Queue q, Tensor x_RK, Tensor y_RN, Tensor w_LNK, Tensor begin_L1);
   void grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK, Tensor begin_L1);
 
-  // ---- Embedding ------------------------------------------------------------------------------
+  // ---- Embedding ----
   void embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T);
   void embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T);  // +=
 
-  // ---- RMSNorm (arXiv 1910.07467), with the residual sum before it ------------------------------
+  // ---- RMSNorm (arXiv 1910.07467), with the residual sum before it ----
   // sum = x + delta;  inv_rms = 1 / sqrt(mean(sum^2) + eps);  y = sum * inv_rms * weight.
   // Without delta (none), sum is x itself and `sum_TD` is none too.
   void rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T, Tensor x_TD,
@@ -75,7 +76,7 @@ class Ops {
   void rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD, Tensor dresidual_TD,
                         Tensor x_TD, Tensor inv_rms_T, Tensor weight_D);
 
-  // ---- Attention ------------------------------------------------------------------------------
+  // ---- Attention ----
   // Rotary embedding (arXiv 2104.09864), in place, half-split as Hugging Face: channel i is paired
   // with i + C/2. x is (T, heads * C). rope_backward rotates the other way.
   void rope_forward(Queue q, Tensor x_THC, Tensor position_T, int64_t head_dim, double theta);
@@ -92,8 +93,8 @@ class Ops {
                           Tensor key_TKC, Tensor value_TKC, Tensor first_visible_T,
                           int64_t head_dim, int64_t sequence_length);
 
-  // ---- Feed-forward activation x gate weight
-  // ------------------------------------------------------ y = act(gate) * up * weight[row].
+  // ---- Feed-forward activation x gate weight ----
+  // y = act(gate) * up * weight[row].
   // kSwiGLU: act = silu. kReLU, kGELU: `up` is none (factor 1). weight (R) is none in dense layers
   // (factor 1).
   void activation_forward(Queue q, Tensor y_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
@@ -102,7 +103,7 @@ class Ops {
   void activation_backward(Queue q, Tensor dgate_RF, Tensor dup_RF, Tensor dweight_R, Tensor dy_RF,
                            Tensor gate_RF, Tensor up_RF, Tensor weight_R, Activation activation);
 
-  // ---- Router -----------------------------------------------------------------------------------
+  // ---- Router ----
   // probs = softmax(logits) over all experts; expert = the A largest (ties: lower index), largest
   // first; score = their probabilities; weight = score / sum of the A scores if `normalize`, else
   // score. z_sum (1) f64 += sum_t lse_t^2, lse_t = log sum_e exp(logits[t,e]). With
@@ -139,8 +140,8 @@ class Ops {
   // count (E + 1) f64 += how often each expert occurs in kept_TA; the last entry counts the -1s.
   void expert_load(Queue q, Tensor count_E1, Tensor kept_TA);
 
-  // ---- Dispatch: rows to the ranks that hold their experts (design: model/moe/dispatcher.h)
-  // -------- Expert j lives on peer j / experts_per_peer. A token sends one row to each peer that
+  // ---- Dispatch: rows to the ranks that hold their experts (model/moe/dispatcher.h) ----
+  // Expert j lives on peer j / experts_per_peer. A token sends one row to each peer that
   // holds at least one of its kept experts; rows are ordered by peer, then token.
   //   send_row (T, P) i32: row of token t for peer p, or -1.   send_token (T * min(A, P)) i32: its
   //   inverse; entries past the last row are -1.   counts (2, P) i32: rows per peer, and choices
@@ -169,8 +170,7 @@ class Ops {
   void unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor rows_NB,
                             Tensor send_row_TP, Tensor kept_TA, int64_t experts_per_peer);
 
-  // ---- Loss
-  // ---------------------------------------------------------------------------------------
+  // ---- Loss ----
   // loss_sum (1) f64 += sum over targets != kIgnoredTarget of -log softmax(logits)[target].
   void cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T);
   // The same, and logits are overwritten with d(mean loss)/d(logits) =
@@ -178,8 +178,7 @@ class Ops {
   void cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T,
                                        Tensor scalars);
 
-  // ---- Optimizer (everything flat)
-  // ------------------------------------------------------------------
+  // ---- Optimizer (everything flat) ----
   void squared_norm_add(Queue q, Tensor sum, Tensor x);  // sum (1) f64 += sum of squares
   // From squared_norms (n) f64, summed in order: kGradNorm = sqrt(sum), kClipCoefficient =
   // min(1, max_norm / (norm + 1e-6)) or 1 if max_norm == 0, kSkipStep = norm is not finite.
@@ -190,7 +189,7 @@ class Ops {
   void adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Tensor scalars,
              double beta1, double beta2, double eps, double weight_decay);
 
-  // ---- Elementwise ------------------------------------------------------------------------------
+  // ---- Elementwise ----
   void fill(Queue q, Tensor x, double value);
   void copy(Queue q, Tensor y, Tensor x);           // same dtype, same number of elements
   void convert(Queue q, Tensor y, Tensor x);        // between real dtypes

@@ -43,7 +43,7 @@ bool checked_bytes(const TensorInfo& info, int64_t& bytes) {
   return true;
 }
 
-// ---- The JSON header ---------------------------------------------------------------------------
+// ---- The JSON header ----
 
 // nlohmann's parser keeps the last of two equal keys and takes a zero byte for the end.
 json parse_strictly(const std::string& text, const std::string& path) {
@@ -142,7 +142,7 @@ int64_t TensorInfo::bytes() const {
   return bytes;
 }
 
-// ---- Writer ------------------------------------------------------------------------------------
+// ---- Writer ----
 
 SafetensorsWriter::SafetensorsWriter(std::string path)
     : path_(std::move(path)),
@@ -188,7 +188,7 @@ void SafetensorsWriter::finish() {
   finished_ = true;
 }
 
-// ---- Reader ------------------------------------------------------------------------------------
+// ---- Reader ----
 
 SafetensorsFile::SafetensorsFile(std::string path)
     : path_(std::move(path)), file_(File::open_to_read(path_)) {

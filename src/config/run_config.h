@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
+
 namespace switchyard {
 
 struct ModelConfig {         // "model": names of Hugging Face's config.json
@@ -161,6 +163,9 @@ struct RunConfig {
   ZeroConfig zero_optimization;
   PrecisionConfig bf16;
   PrecisionConfig fp64;
+
+  // Of weights, activations and gradients.
+  DType real() const { return fp64.enabled ? DType::kF64 : DType::kF32; }
 };
 
 }  // namespace switchyard

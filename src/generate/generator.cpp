@@ -11,8 +11,6 @@
 namespace switchyard {
 namespace {
 
-DType real_of(const RunConfig& config) { return config.fp64.enabled ? DType::kF64 : DType::kF32; }
-
 // Inverse of the cumulative distribution of softmax(logits / temperature) at u in [0, 1).
 int32_t sample(const std::vector<double>& logits, double temperature, double u) {
   const auto largest = std::max_element(logits.begin(), logits.end());
@@ -32,7 +30,7 @@ Generator::Generator(const RunConfig& config, Backend& backend, const ProcessGri
     : config_(config),
       backend_(backend),
       stage_(backend, grid, config),
-      weights_(allocate_weights(stage_.parameters(), backend, real_of(config))),
+      weights_(allocate_weights(stage_.parameters(), backend, config.real())),
       statistics_(backend, stage_.num_moe_layers(), config.moe.num_experts),
       activations_(backend),
       scratch_(backend) {

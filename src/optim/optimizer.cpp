@@ -1,11 +1,6 @@
 #include "optim/optimizer.h"
 
 namespace switchyard {
-namespace {
-
-DType real_of(const RunConfig& config) { return config.fp64.enabled ? DType::kF64 : DType::kF32; }
-
-}  // namespace
 
 Optimizer::Optimizer(Backend& backend, const ProcessGrid& grid, const RunConfig& config,
                      const ParameterList& parameters)
@@ -13,9 +8,9 @@ Optimizer::Optimizer(Backend& backend, const ProcessGrid& grid, const RunConfig&
       grid_(grid),
       params_(config.optimizer.params),
       max_norm_(config.gradient_clipping),
-      dense_(backend, parameters, ReplicaGroup::kDense, real_of(config),
+      dense_(backend, parameters, ReplicaGroup::kDense, config.real(),
              config.model.initializer_range, config.training.seed),
-      experts_(backend, parameters, ReplicaGroup::kExpert, real_of(config),
+      experts_(backend, parameters, ReplicaGroup::kExpert, config.real(),
                config.model.initializer_range, config.training.seed),
       norms_(backend, (2 + grid.ep().size()) * static_cast<int64_t>(sizeof(double))) {}
 

@@ -55,7 +55,7 @@ void log_start(const RunConfig& config, Backend& backend, const ProcessGrid& gri
     parameters += count;
   }
   spdlog::info("{} ranks: {}; each: {}, {}", grid.world().size(), grid.description(),
-               backend.description(), config.fp64.enabled ? "f64" : "f32");
+               backend.description(), name_of(config.real()));
   spdlog::info(
       "{:.2f} M parameters, {:.2f} M of them multiply each token; {} sequences of {} "
       "tokens per step",

@@ -57,7 +57,7 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& g
       statistics_(backend, stage_.num_moe_layers(), config.moe.num_experts),
       scalars_memory_(backend, kNumStepScalars * static_cast<int64_t>(sizeof(double))),
       scalars_(scalars_memory_.tensor(DType::kF64, {kNumStepScalars})) {
-  std::vector<double> peak = {backend.peak_flops(config.fp64.enabled ? DType::kF64 : DType::kF32)};
+  std::vector<double> peak = {backend.peak_flops(config.real())};
   grid.world().all_reduce_sum_host(peak);
   peak_flops_ = peak[0];
 }

@@ -29,15 +29,7 @@ class LayerBench {
         scratch(backend),
         host(2, config.data.sequence_length, config.model.vocab_size),
         scalars({kNumStepScalars}, 0.1) {
-    const int64_t T = num_tokens();
-    batch = {.num_sequences = 2,
-             .sequence_length = config.data.sequence_length,
-             .first_row = 0,
-             .global_rows = T,
-             .token_ids = Tensor(host.token_ids.data(), DType::kI32, {T}),
-             .targets = Tensor(host.targets.data(), DType::kI32, {T}),
-             .positions = Tensor(host.positions.data(), DType::kI32, {T}),
-             .first_visible = Tensor(host.first_visible.data(), DType::kI32, {T})};
+    batch = host.view();
   }
 
   int64_t num_tokens() const { return static_cast<int64_t>(host.token_ids.size()); }

@@ -42,9 +42,11 @@ inline RunConfig tiny_config() {
 
 // A random micro-batch with some ignored targets and a document border in the second sequence.
 struct HostBatch {
+  int64_t sequence_length;
   std::vector<int32_t> token_ids, targets, positions, first_visible;
 
-  HostBatch(int64_t num_sequences, int64_t sequence_length, int64_t vocab_size) {
+  HostBatch(int64_t num_sequences, int64_t tokens_per_sequence, int64_t vocab_size)
+      : sequence_length(tokens_per_sequence) {
     const uint64_t key = random_key(3, "batch");
     const auto draw = [&](int64_t i) {
       return static_cast<int32_t>(random_uniform(key, static_cast<uint64_t>(i)) *
@@ -58,6 +60,19 @@ struct HostBatch {
       positions.push_back(static_cast<int32_t>(in_sequence - begin));
       first_visible.push_back(static_cast<int32_t>(row - in_sequence + begin));
     }
+  }
+
+  // The batch as a layer sees it; `sequence_length` as given at construction.
+  MicroBatch view() {
+    const auto T = static_cast<int64_t>(token_ids.size());
+    return {.num_sequences = T / sequence_length,
+            .sequence_length = sequence_length,
+            .first_row = 0,
+            .global_rows = T,
+            .token_ids = Tensor(token_ids.data(), DType::kI32, {T}),
+            .targets = Tensor(targets.data(), DType::kI32, {T}),
+            .positions = Tensor(positions.data(), DType::kI32, {T}),
+            .first_visible = Tensor(first_visible.data(), DType::kI32, {T})};
   }
 };
 
@@ -112,15 +127,7 @@ class TinyModel {
   }
 
   Pass make_pass() {
-    const int64_t T = static_cast<int64_t>(host_.token_ids.size());
-    batch_ = {.num_sequences = *config_.train_micro_batch_size_per_gpu,
-              .sequence_length = config_.data.sequence_length,
-              .first_row = 0,
-              .global_rows = T,
-              .token_ids = Tensor(host_.token_ids.data(), DType::kI32, {T}),
-              .targets = Tensor(host_.targets.data(), DType::kI32, {T}),
-              .positions = Tensor(host_.positions.data(), DType::kI32, {T}),
-              .first_visible = Tensor(host_.first_visible.data(), DType::kI32, {T})};
+    batch_ = host_.view();
     statistics_.clear(backend_.compute_queue());
     return Pass{.queue = backend_.compute_queue(),
                 .activations = activations_,

@@ -18,6 +18,10 @@ std::vector<int32_t> download_i32(Backend& backend, Queue queue, Tensor tensor) 
   return values;
 }
 
+DropOrder order_of(const MoeConfig& config) {
+  return config.drop_order == DropOrderConfig::kProbs ? DropOrder::kProbs : DropOrder::kPosition;
+}
+
 }  // namespace
 
 Router::Router(Backend& backend, Communicator& stage, const std::string& name,
@@ -129,10 +133,8 @@ void Router::drop_tokens(Pass& pass, Saved& saved) const {
     Arena::Scope scope(pass.scratch);
     ops.copy(pass.queue, saved.kept_TA, drop_in_global_micro_batch(pass, saved, capacity));
   } else {
-    ops.drop_tokens(
-        pass.queue, saved.kept_TA, saved.expert_TA, saved.score_TA, config_.num_experts,
-        pass.batch.num_sequences, capacity,
-        config_.drop_order == DropOrderConfig::kProbs ? DropOrder::kProbs : DropOrder::kPosition);
+    ops.drop_tokens(pass.queue, saved.kept_TA, saved.expert_TA, saved.score_TA, config_.num_experts,
+                    pass.batch.num_sequences, capacity, order_of(config_));
   }
 }
 
@@ -147,9 +149,8 @@ Tensor Router::drop_in_global_micro_batch(Pass& pass, const Saved& saved, int64_
   backend_.wait(pass.queue, stage_.all_gather(expert, saved.expert_TA, ready));
   backend_.wait(pass.queue, stage_.all_gather(score, saved.score_TA, ready));
   Tensor kept = scratch.allocate_like(expert);
-  backend_.ops().drop_tokens(
-      pass.queue, kept, expert, score, config_.num_experts, 1, capacity,
-      config_.drop_order == DropOrderConfig::kProbs ? DropOrder::kProbs : DropOrder::kPosition);
+  backend_.ops().drop_tokens(pass.queue, kept, expert, score, config_.num_experts, 1, capacity,
+                             order_of(config_));
   return kept.rows(pass.batch.first_row, saved.expert_TA.dim(0));
 }
 
