@@ -96,7 +96,7 @@ void load_weights(const std::string& path, const ParameterList& parameters, Back
   for (const Parameter* parameter : parameters) {
     std::vector<std::byte> bytes;
     for (const FileEntry& entry :
-         entries_of(*parameter, parameter->first_row, parameter->shape[0])) {
+         entries_of(*parameter, parameter->offset[0], parameter->shape[0])) {
       SY_REQUIRE(kData, file.contains(entry.name), "{}: tensor \"{}\" is missing", path,
                  entry.name);
       const TensorInfo& info = file.info(entry.name);

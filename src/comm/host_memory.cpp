@@ -7,19 +7,21 @@ namespace switchyard {
 namespace {
 
 // Block by block through a buffer in the first-level cache: every element is read and written once,
-// and an input is read before `out` overwrites it.
-template <typename T>
+// and an input is read before `out` overwrites it. Sums of T are held in Sum.
+template <typename T, typename Sum = T>
 void sum(Tensor out, std::span<const Tensor> inputs) {
   constexpr int64_t kBlock = 1024;
-  T block[kBlock];
+  Sum block[kBlock];
   for (int64_t begin = 0; begin < out.numel(); begin += kBlock) {
     const int64_t count = std::min(kBlock, out.numel() - begin);
-    std::copy_n(inputs[0].data<T>() + begin, count, block);
+    const T* const first = inputs[0].data<T>() + begin;
+    for (int64_t i = 0; i < count; ++i) block[i] = static_cast<Sum>(first[i]);
     for (const Tensor& input : inputs.subspan(1)) {
       const T* const values = input.data<T>() + begin;
-      for (int64_t i = 0; i < count; ++i) block[i] += values[i];
+      for (int64_t i = 0; i < count; ++i) block[i] += static_cast<Sum>(values[i]);
     }
-    std::copy_n(block, count, out.data<T>() + begin);
+    T* const total = out.data<T>() + begin;
+    for (int64_t i = 0; i < count; ++i) total[i] = static_cast<T>(block[i]);
   }
 }
 
@@ -36,6 +38,8 @@ void sum_host(Tensor out, std::span<const Tensor> inputs) {
       return sum<float>(out, inputs);
     case DType::kF64:
       return sum<double>(out, inputs);
+    case DType::kBF16:
+      return sum<BFloat16, float>(out, inputs);
     case DType::kI32:
       return sum<int32_t>(out, inputs);
     case DType::kI64:

@@ -32,6 +32,10 @@ constexpr OptionKind kind_of() {
     return OptionKind::kNumber;
   else if constexpr (std::is_same_v<T, std::vector<int>>)
     return OptionKind::kIntegerOrList;
+  else if constexpr (std::is_same_v<T, std::vector<int64_t>>)
+    return OptionKind::kIntegerList;
+  else if constexpr (std::is_same_v<T, std::vector<std::string>>)
+    return OptionKind::kStringList;
   else if constexpr (std::is_same_v<T, std::vector<double>>)
     return OptionKind::kNumberList;
   else

@@ -90,6 +90,18 @@ void refuse_unbuilt(const RunConfig& config) {
   refuse(
       config.zero_optimization.stage > 0, "/zero_optimization/stage",
       fmt::format("found {}; ZeRO is not built yet, set it to 0", config.zero_optimization.stage));
+  refuse(config.pipeline.virtual_stages > 1, "/pipeline/virtual_stages",
+         "virtual stages are not built yet, set it to 1");
+  refuse(config.activation_checkpointing.policy != RecomputePolicy::kNone,
+         "/activation_checkpointing/policy", "recomputation is not built yet, set it to \"none\"");
+  refuse(!config.training.trainable.empty() || !config.training.frozen.empty(), "/training",
+         "freezing parameters is not built yet, leave out trainable and frozen");
+  refuse(config.moe.router != RouterKind::kSoftmax, "/moe/router", "only \"softmax\" is built yet");
+  refuse(config.moe.n_group > 1, "/moe/n_group", "group-limited choice is not built yet");
+  refuse(config.moe.router_bias_update_rate > 0, "/moe/router_bias_update_rate",
+         "balancing by a bias is not built yet, set it to 0");
+  refuse(config.moe.routed_scaling_factor != 1, "/moe/routed_scaling_factor",
+         "scaling gate weights is not built yet, set it to 1");
   refuse(config.bf16.enabled, "/bf16/enabled", "bf16 is not built yet, set it to false (f32)");
   refuse(config.device == Device::kCuda, "/device",
          "the CUDA backend is not built yet, set it to \"cpu\"");

@@ -108,7 +108,12 @@ Json schema_of(const Option& option) {
       schema.update(number);
       break;
     case OptionKind::kNumberList:
+    case OptionKind::kIntegerList:
       schema.update(list);
+      break;
+    case OptionKind::kStringList:
+      schema = {
+          {"description", option.description}, {"type", "array"}, {"items", {{"type", "string"}}}};
       break;
     case OptionKind::kIntegerOrList:
       schema["anyOf"] = Json::array({number, list});

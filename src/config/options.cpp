@@ -11,7 +11,13 @@ namespace switchyard {
 template <>
 constexpr std::array kNamesOf<Device> = {"cpu", "cuda"};
 template <>
-constexpr std::array kNamesOf<RouterKind> = {"softmax"};
+constexpr std::array kNamesOf<RouterKind> = {"softmax", "sigmoid", "sinkhorn"};
+template <>
+constexpr std::array kNamesOf<ScheduleKind> = {"gpipe", "1f1b", "interleaved_1f1b", "zb_h1"};
+template <>
+constexpr std::array kNamesOf<ReductionType> = {"fp32", "bf16"};
+template <>
+constexpr std::array kNamesOf<RecomputePolicy> = {"none", "selective", "full"};
 template <>
 constexpr std::array kNamesOf<ExpertActivation> = {"swiglu", "relu", "gelu"};
 template <>
@@ -60,6 +66,8 @@ std::vector<Option> make_options() {
              at_least(1)),
       OPTION(gradient_accumulation_steps, "Micro-batches per step.", at_least(1)),
       OPTION(gradient_clipping, "Largest global gradient norm; 0: no clipping.", at_least(0)),
+      OPTION(communication_data_type,
+             "Type in which gradients travel when bf16 is enabled; sums are f32 in either."),
       OPTION(steps_per_print, "Steps between two log lines.", at_least(1)),
       OPTION(device, "Where the mathematics runs."),
 
@@ -90,6 +98,17 @@ std::vector<Option> make_options() {
              "Ranks over which the experts are dealt out; divides num_experts.", at_least(1)),
       OPTION(parallelism.expert_tensor_parallel_size,
              "Ranks that share every expert. Default: tensor_parallel_size.", at_least(1)),
+      OPTION(parallelism.sequence_parallel,
+             "Between blocks, tensor-parallel ranks hold a slice of the tokens each. Default: true "
+             "when tensor_parallel_size > 1."),
+
+      OPTION(pipeline.schedule, "Order of forward and backward passes over the stages."),
+      OPTION(pipeline.virtual_stages,
+             "Model chunks per rank; above 1 with interleaved_1f1b, 1 without.", at_least(1)),
+      OPTION(pipeline.layers_per_stage,
+             "Blocks of each chunk in the order of the model, pipeline_parallel_size * "
+             "virtual_stages entries. Default: balanced, the embedding and the head counted.",
+             at_least(0)),
 
       OPTION(moe.enabled, "false: all layers are dense."),
       OPTION(moe.num_experts, "Experts per MoE layer.", at_least(1)),
@@ -97,6 +116,19 @@ std::vector<Option> make_options() {
       OPTION(moe.router, "Scores of the experts."),
       OPTION(moe.norm_topk_prob,
              "Gate weights are renormalised over the chosen top_k. Never done for top_k = 1."),
+      OPTION(moe.routed_scaling_factor, "Factor of the gate weights.", above(0)),
+      OPTION(moe.n_group,
+             "Groups of experts; a token's experts come from topk_group of them (1: no limit).",
+             at_least(1)),
+      OPTION(moe.topk_group,
+             "Groups a token may choose from: those whose two best scores have the largest sum.",
+             at_least(1)),
+      OPTION(moe.router_bias_update_rate,
+             "Balancing without a loss: after each step an expert's bias in the choice moves by "
+             "this much towards even load. 0: no bias.",
+             at_least(0)),
+      OPTION(moe.sinkhorn_iterations, "router sinkhorn: iterations, always this many.",
+             at_least(1)),
       OPTION(moe.expert_activation, "swiglu: three matrices; relu and gelu: two, as in Switch."),
       OPTION(moe.layer_freq,
              "Which layers are MoE: n (layers 0, n, 2n, ...), or one 0 or 1 per layer.",
@@ -186,11 +218,24 @@ std::vector<Option> make_options() {
       OPTION(training.ngram_baselines,
              "Print what byte bigram and trigram models reach on the held-out text."),
       OPTION(training.num_threads, "Per rank; 0: the cores it is bound to.", at_least(0)),
+      OPTION(training.trainable,
+             "Patterns over parameter names; only what matches is trained. * is any text, {3,5} a "
+             "choice, {10..12} a range. Empty: everything."),
+      OPTION(training.frozen, "Patterns of what is not trained, whatever `trainable` says."),
 
       OPTION(zero_optimization.stage,
              "What data-parallel ranks share out: 0 nothing, 1 the "
              "optimizer's state, 2 the gradients as well.",
              between(0, 2)),
+      OPTION(
+          zero_optimization.overlap_comm,
+          "Reduce gradients while the backward runs, gather weights while the next forward does."),
+      OPTION(zero_optimization.reduce_once_per_step,
+             "Stage 2 with accumulation: one reduction per step, not per micro-batch; every rank "
+             "then holds a full gradient, as in stage 1."),
+      OPTION(activation_checkpointing.policy,
+             "What the backward computes again instead of having kept it. selective: attention's "
+             "core and the activations of feed-forwards and experts; full: whole blocks."),
       OPTION(bf16.enabled, "bf16 weights and activations with f32 master weights."),
       OPTION(fp64.enabled, "Everything in f64: slow, for proofs."),
   };
@@ -229,6 +274,8 @@ bool fits(const Option& option, const Json& value) {
   switch (option.kind) {
     case OptionKind::kBoolean:
       return value.is_boolean();
+    case OptionKind::kStringList:
+      return all([](const Json& item) { return item.is_string(); });
     case OptionKind::kString:
       return value.is_string();
     case OptionKind::kInteger:
@@ -237,6 +284,8 @@ bool fits(const Option& option, const Json& value) {
       return number(value);
     case OptionKind::kNumberList:
       return all(number);
+    case OptionKind::kIntegerList:
+      return all(integer);
     case OptionKind::kIntegerOrList:
       return integer(value) || (all(integer) && !value.empty());
     case OptionKind::kChoice:
@@ -267,6 +316,7 @@ const std::vector<Section>& all_sections() {
   static const std::vector<Section> sections = {
       {"/model", "The transformer, in the names of Hugging Face's config.json."},
       {"/parallelism", "The process grid."},
+      {"/pipeline", "How the stages of the pipeline are cut and scheduled."},
       {"/moe", "The Mixture-of-Experts layers."},
       {"/data", "The tokens."},
       {"/optimizer", "As in DeepSpeed."},
@@ -276,6 +326,7 @@ const std::vector<Section>& all_sections() {
       {"/scheduler/params", ""},
       {"/training", "The run."},
       {"/zero_optimization", "As in DeepSpeed."},
+      {"/activation_checkpointing", "Memory for time: activations that are computed again."},
       {"/bf16", "As in DeepSpeed."},
       {"/fp64", ""},
   };
@@ -309,6 +360,10 @@ std::string expectation(const Option& option) {
       return "a number" + range_text(option.range, HUGE_VAL);
     case OptionKind::kNumberList:
       return "a list of numbers" + range_text(option.range, HUGE_VAL);
+    case OptionKind::kStringList:
+      return "a list of strings";
+    case OptionKind::kIntegerList:
+      return "a list of integers" + range_text(option.range, 2147483647.0);
     case OptionKind::kIntegerOrList:
       return fmt::format("an integer{0}, or a list of such",
                          range_text(option.range, 2147483647.0));

@@ -29,8 +29,10 @@ enum class OptionKind {
   kNumber,
   kString,
   kChoice,
+  kIntegerList,
   kIntegerOrList,
-  kNumberList
+  kNumberList,
+  kStringList
 };
 
 struct Option {

@@ -94,6 +94,8 @@ bool resolve_dense_grid(ParallelismConfig& parallelism, int num_ranks, Report& r
 void resolve_expert_grid(ParallelismConfig& parallelism, const MoeConfig& moe, Report& report) {
   if (!parallelism.expert_tensor_parallel_size)
     parallelism.expert_tensor_parallel_size = parallelism.tensor_parallel_size;
+  if (!parallelism.sequence_parallel)
+    parallelism.sequence_parallel = parallelism.tensor_parallel_size > 1;
   const int64_t stage_ranks =
       static_cast<int64_t>(*parallelism.data_parallel_size) * parallelism.tensor_parallel_size;
   const int64_t etp = *parallelism.expert_tensor_parallel_size,

@@ -37,6 +37,17 @@ struct ParallelismConfig {                     // "parallelism"
   int pipeline_parallel_size = 1;
   int expert_parallel_size = 1;
   std::optional<int> expert_tensor_parallel_size = {};  // default: tensor_parallel_size
+  std::optional<bool> sequence_parallel = {};           // default: tensor_parallel_size > 1
+};
+
+enum class ScheduleKind { kGPipe, k1F1B, kInterleaved1F1B, kZeroBubbleH1 };  // "gpipe", "1f1b", ...
+
+struct PipelineConfig {  // "pipeline"
+  ScheduleKind schedule = ScheduleKind::k1F1B;
+  int virtual_stages = 1;  // model chunks per rank; above 1 for interleaved_1f1b only
+  // Blocks of each chunk in the order of the model (pp * virtual_stages entries). Empty as parsed:
+  // balanced; resolve() fills it.
+  std::vector<int64_t> layers_per_stage = {};
 };
 
 enum class TokenDropPolicy { kDropless, kCapacity };  // "dropless", "capacity"
@@ -45,16 +56,22 @@ enum class BalanceScope {
   kSequence,
   kMicroBatch,
   kGlobalBatch
-};                                                      // "sequence", "micro_batch", "global_batch"
-enum class RouterKind { kSoftmax };                     // "softmax"
-enum class ExpertActivation { kSwiGLU, kReLU, kGELU };  // "swiglu", "relu", "gelu"
+};  // "sequence", "micro_batch", "global_batch"
+enum class RouterKind { kSoftmax, kSigmoid, kSinkhorn };  // "softmax", "sigmoid", "sinkhorn"
+enum class ExpertActivation { kSwiGLU, kReLU, kGELU };    // "swiglu", "relu", "gelu"
 
 struct MoeConfig {  // "moe"
   bool enabled = false;
   int num_experts = 8;
   int top_k = 2;
   RouterKind router = RouterKind::kSoftmax;
-  bool norm_topk_prob = true;  // weights renormalised over the chosen k; never for k = 1
+  bool norm_topk_prob = true;          // weights renormalised over the chosen k; never for k = 1
+  double routed_scaling_factor = 1.0;  // of the gate weights, after the renormalisation
+  // Group-limited choice (arXiv 2412.19437): experts of the best topk_group of n_group groups only.
+  int n_group = 1;
+  int topk_group = 1;
+  double router_bias_update_rate = 0;  // balancing without a loss (arXiv 2408.15664); 0: off
+  int sinkhorn_iterations = 8;         // router "sinkhorn"
   ExpertActivation expert_activation = ExpertActivation::kSwiGLU;
   // Which layers are MoE: one number n (layers 0, n, 2n, ...), or one 0/1 per layer. As parsed:
   // a single entry is n, several entries are the list. resolve() expands it to one 0/1 per layer.
@@ -135,11 +152,24 @@ struct TrainingConfig {  // "training"
   int64_t eval_num_batches = 8;  // global micro-batches per periodic validation
   bool ngram_baselines = false;  // print byte bigram and trigram baselines beside the validation
   int num_threads = 0;           // per rank; 0: the cores of its affinity mask
+  // Patterns over parameter names; resolve() leaves them as they are (model/trainable.h).
+  std::vector<std::string> trainable = {};  // only what matches is trained; empty: everything
+  std::vector<std::string> frozen = {};     // what matches is not, whatever `trainable` says
 };
 
 struct ZeroConfig {  // "zero_optimization"
   int stage = 0;
+  bool overlap_comm = true;  // reduce while the backward runs, gather while the forward does
+  bool reduce_once_per_step = false;  // stage 2 with accumulation: fewer messages, a full gradient
 };
+
+enum class ReductionType { kFP32, kBF16 };  // "fp32", "bf16"
+
+enum class RecomputePolicy { kNone, kSelective, kFull };  // "none", "selective", "full"
+struct ActivationCheckpointingConfig {                    // "activation_checkpointing"
+  RecomputePolicy policy = RecomputePolicy::kNone;
+};
+
 struct PrecisionConfig {  // "bf16", "fp64"
   bool enabled = false;
 };
@@ -150,22 +180,28 @@ struct RunConfig {
   std::optional<int64_t> train_batch_size = {};  // sequences per step; the batch triple:
   std::optional<int64_t> train_micro_batch_size_per_gpu = {};  // train = micro * accumulation * dp
   std::optional<int64_t> gradient_accumulation_steps = {};
-  double gradient_clipping = 0.0;  // 0: no clipping
+  double gradient_clipping = 0.0;                                // 0: no clipping
+  ReductionType communication_data_type = ReductionType::kFP32;  // of gradients, with bf16 only
   int64_t steps_per_print = 10;
   Device device = Device::kCpu;
   ModelConfig model;
   ParallelismConfig parallelism;
+  PipelineConfig pipeline;
   MoeConfig moe;
   DataConfig data;
   OptimizerConfig optimizer;
   SchedulerConfig scheduler;
   TrainingConfig training;
   ZeroConfig zero_optimization;
+  ActivationCheckpointingConfig activation_checkpointing;
   PrecisionConfig bf16;
   PrecisionConfig fp64;
 
-  // Of weights, activations and gradients.
-  DType real() const { return fp64.enabled ? DType::kF64 : DType::kF32; }
+  // Of weights and activations. Gradients, moments and statistics have accumulator_of(real()).
+  DType real() const {
+    if (fp64.enabled) return DType::kF64;
+    return bf16.enabled ? DType::kBF16 : DType::kF32;
+  }
 };
 
 }  // namespace switchyard

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -9,18 +10,36 @@
 
 namespace switchyard {
 
-enum class DType : uint8_t { kF32, kF64, kI32, kI64, kU8 };
+enum class DType : uint8_t { kF32, kF64, kBF16, kI32, kI64, kU8 };
+
+// The upper half of an f32: storage only, arithmetic is f32. Rounds to nearest, ties to even; NaN
+// stays NaN.
+struct BFloat16 {
+  uint16_t bits = 0;
+
+  BFloat16() = default;
+  explicit BFloat16(float value) {
+    const auto word = std::bit_cast<uint32_t>(value);
+    const uint32_t rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
+    const bool is_nan = (word & 0x7FFFFFFFu) > 0x7F800000u;
+    bits = static_cast<uint16_t>(is_nan ? (word >> 16) | 0x0040u : rounded);
+  }
+  explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+};
+static_assert(sizeof(BFloat16) == 2);
 
 struct DTypeTraits {
   const char* name;
   size_t bytes;
 };
-inline constexpr std::array<DTypeTraits, 5> kDTypeTraits = {  // in the order of DType
-    {{"f32", 4}, {"f64", 8}, {"i32", 4}, {"i64", 8}, {"u8", 1}}};
+inline constexpr std::array<DTypeTraits, 6> kDTypeTraits = {  // in the order of DType
+    {{"f32", 4}, {"f64", 8}, {"bf16", 2}, {"i32", 4}, {"i64", 8}, {"u8", 1}}};
 
 constexpr size_t size_in_bytes(DType dtype) {
   return kDTypeTraits[static_cast<size_t>(dtype)].bytes;
 }
+// What sums, statistics and gradients of tensors of `real` are held in: f32 for bf16.
+constexpr DType accumulator_of(DType real) { return real == DType::kBF16 ? DType::kF32 : real; }
 constexpr const char* name_of(DType dtype) { return kDTypeTraits[static_cast<size_t>(dtype)].name; }
 
 // DTypeOf<float>::value == DType::kF32, ...
@@ -34,6 +53,8 @@ template <>
 struct DTypeOf<float> : DTypeConstant<DType::kF32> {};
 template <>
 struct DTypeOf<double> : DTypeConstant<DType::kF64> {};
+template <>
+struct DTypeOf<BFloat16> : DTypeConstant<DType::kBF16> {};
 template <>
 struct DTypeOf<int32_t> : DTypeConstant<DType::kI32> {};
 template <>

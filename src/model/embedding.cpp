@@ -12,7 +12,7 @@ Tensor Embedding::forward(Pass& pass) const {
 }
 
 void Embedding::backward(Pass& pass, Tensor dy_TD) {
-  backend_.ops().embedding_backward(pass.queue, table_.gradient, dy_TD, pass.batch.token_ids);
+  backend_.ops().embedding_backward(pass.queue, table_.gradient(), dy_TD, pass.batch.token_ids);
 }
 
 }  // namespace switchyard

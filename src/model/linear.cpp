@@ -14,13 +14,13 @@ Tensor Linear::forward(Pass& pass, Tensor x_TK, Saved& saved) const {
 Tensor Linear::backward(Pass& pass, Tensor dy_TN, const Saved& saved) {
   Tensor dx_TK = pass.scratch.allocate_like(saved.x_TK);
   backend_.ops().matmul_nn(pass.queue, dx_TK, dy_TN, weight_.weight);
-  backend_.ops().matmul_tn_add(pass.queue, weight_.gradient, dy_TN, saved.x_TK);
+  backend_.ops().matmul_tn_add(pass.queue, weight_.gradient(), dy_TN, saved.x_TK);
   return dx_TK;
 }
 
 void Linear::backward_add(Pass& pass, Tensor dx_TK, Tensor dy_TN, const Saved& saved) {
   backend_.ops().matmul_nn_add(pass.queue, dx_TK, dy_TN, weight_.weight);
-  backend_.ops().matmul_tn_add(pass.queue, weight_.gradient, dy_TN, saved.x_TK);
+  backend_.ops().matmul_tn_add(pass.queue, weight_.gradient(), dy_TN, saved.x_TK);
 }
 
 }  // namespace switchyard

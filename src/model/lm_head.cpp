@@ -29,7 +29,7 @@ void LmHead::forward(Pass& pass, Tensor x_TD, Saved& saved) const {
 Tensor LmHead::backward(Pass& pass, const Saved& saved) {
   Tensor dx_TD = pass.scratch.allocate_like(saved.x_TD);
   backend_.ops().matmul_nn(pass.queue, dx_TD, saved.dlogits_TV, weight().weight);
-  backend_.ops().matmul_tn_add(pass.queue, weight().gradient, saved.dlogits_TV, saved.x_TD);
+  backend_.ops().matmul_tn_add(pass.queue, weight().gradient(), saved.dlogits_TV, saved.x_TD);
   return dx_TD;
 }
 

@@ -32,7 +32,7 @@ Tensor RmsNorm::forward_of_sum(Pass& pass, Tensor x_TD, Tensor delta_TD, Saved& 
 
 Tensor RmsNorm::backward(Pass& pass, Tensor dy_TD, Tensor dresidual_TD, const Saved& saved) {
   Tensor dx_TD = pass.scratch.allocate_like(dy_TD);
-  backend_.ops().rmsnorm_backward(pass.queue, dx_TD, weight_.gradient, dy_TD, dresidual_TD,
+  backend_.ops().rmsnorm_backward(pass.queue, dx_TD, weight_.gradient(), dy_TD, dresidual_TD,
                                   saved.x_TD, saved.inv_rms_T, weight_.weight);
   return dx_TD;
 }

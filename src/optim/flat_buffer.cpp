@@ -21,7 +21,7 @@ void initialize(Backend& backend, const Parameter& parameter, double range, uint
     backend.ops().fill(queue, parameter.weight, 1.0);
   else
     backend.ops().init_normal(queue, parameter.weight, range, random_key(seed, parameter.name),
-                              parameter.first_index());
+                              parameter.offset[0] * parameter.row_numel());
 }
 
 }  // namespace
@@ -48,7 +48,7 @@ FlatBuffer::FlatBuffer(Backend& backend, const ParameterList& parameters, Replic
                          .second_moment = all.rows(3 * size + begin, count),
                          .weight_decay = parameter->weight_decay};
     parameter->weight = shaped(range.weight, parameter->shape);
-    parameter->gradient = shaped(range.gradient, parameter->shape);
+    parameter->trainable[0].gradient = shaped(range.gradient, parameter->shape);
     initialize(backend, *parameter, initializer_range, seed);
     ranges_.push_back(range);
     begin += round_up(count, kAlignment);

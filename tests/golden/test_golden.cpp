@@ -240,7 +240,7 @@ TEST_CASE("golden: gradients are the reference's finite differences") {
     for (const Parameter* parameter : model.parameters()) {
       std::vector<double> found;
       for (const int32_t index : file.read_as<int32_t>("gradient.index." + parameter->name))
-        found.push_back(parameter->gradient.span<double>()[static_cast<size_t>(index)]);
+        found.push_back(parameter->gradient().span<double>()[static_cast<size_t>(index)]);
       const std::vector<double> expected =
           file.read_as<double>("gradient.value." + parameter->name);
       INFO(parameter->name);

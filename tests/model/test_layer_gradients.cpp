@@ -96,7 +96,7 @@ void check_layer(LayerBench& bench, const ParameterList& parameters, const Forwa
     INFO(parameter->name);
     const auto numeric =
         numeric_gradient(parameter->weight.span<double>(), [&] { return loss(dy.values); });
-    CHECK(gradient_error(parameter->gradient.span<double>(), numeric) <= 1e-6);
+    CHECK(gradient_error(parameter->gradient().span<double>(), numeric) <= 1e-6);
   }
 }
 
@@ -199,7 +199,7 @@ TEST_CASE("gradient of Embedding") {
   Pass pass = bench.pass();
   embedding.backward(pass, Tensor(const_cast<double*>(dy.values.data()), DType::kF64,
                                   {bench.num_tokens(), bench.config.model.hidden_size}));
-  CHECK(gradient_error(embedding.table().gradient.span<double>(),
+  CHECK(gradient_error(embedding.table().gradient().span<double>(),
                        numeric_gradient(embedding.table().weight.span<double>(), loss)) <= 1e-6);
 }
 
@@ -232,7 +232,7 @@ TEST_CASE(
     head.forward(pass, x.view(), saved);
     Tensor dx = head.backward(pass, saved);
     CHECK(gradient_error(dx.span<double>(), numeric_gradient(x.values, loss)) <= 1e-6);
-    CHECK(gradient_error(weight.gradient.span<double>(),
+    CHECK(gradient_error(weight.gradient().span<double>(),
                          numeric_gradient(weight.weight.span<double>(), loss)) <= 1e-6);
   }
 }

@@ -24,7 +24,7 @@ Worst worst_gradient(const RunConfig& config) {
   for (Parameter* parameter : model.parameters()) {
     const std::vector<double> numeric =
         numeric_gradient(parameter->weight.span<double>(), [&] { return model.loss(); });
-    const double error = gradient_error(parameter->gradient.span<double>(), numeric);
+    const double error = gradient_error(parameter->gradient().span<double>(), numeric);
     if (error >= worst.error) worst = {error, parameter->name};
   }
   return worst;
@@ -101,7 +101,7 @@ TEST_CASE("model gradient: an expert that receives nothing has an exactly zero g
     for (int64_t expert = 0; expert < 16; ++expert) {
       if (load[static_cast<size_t>(expert)] > 0) continue;
       ++starved;
-      for (const double g : parameter->gradient.rows(expert, 1).span<double>()) REQUIRE(g == 0.0);
+      for (const double g : parameter->gradient().rows(expert, 1).span<double>()) REQUIRE(g == 0.0);
     }
   }
   CHECK(starved >= 10);

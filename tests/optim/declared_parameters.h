@@ -45,10 +45,7 @@ class DeclaredParameters {
 
   void add_experts(const std::string& name, int64_t rows, int64_t columns, int ep_rank,
                    int ep_size) {
-    const int64_t local_experts = div_exact(kNumExperts, ep_size);
-    Parameter experts = dense_parameter(name, {local_experts, rows, columns});
-    experts.global_shape = {kNumExperts, rows, columns};
-    experts.first_row = ep_rank * local_experts;
+    Parameter experts = sliced_parameter(name, {kNumExperts, rows, columns}, 0, ep_rank, ep_size);
     experts.group = ReplicaGroup::kExpert;
     add(experts);
   }

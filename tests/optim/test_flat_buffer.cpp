@@ -72,7 +72,7 @@ TEST_CASE("flat buffer: each group holds its own parameters, and nothing but pad
       const FlatBuffer::Range& range = buffer->ranges()[i++];
       num_elements += (parameter.numel() + 63) / 64 * 64;
       CHECK(parameter.weight.raw() == range.weight.raw());
-      CHECK(parameter.gradient.raw() == range.gradient.raw());
+      CHECK(parameter.gradient().raw() == range.gradient.raw());
       CHECK(range.weight_decay == parameter.weight_decay);
       const std::vector<int64_t> shape(parameter.weight.shape().begin(),
                                        parameter.weight.shape().end());
@@ -131,7 +131,7 @@ TEST_CASE("flat buffer: a weight depends on seed, name and global index, on noth
       for (const Parameter& parameter : slice.all()) {
         const Tensor expected = whole.named(parameter.name).weight;
         CHECK(values_of(parameter.weight) ==
-              values_of(expected.rows(parameter.first_row, parameter.shape[0])));
+              values_of(expected.rows(parameter.offset[0], parameter.shape[0])));
       }
     }
 

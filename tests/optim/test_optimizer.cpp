@@ -97,12 +97,13 @@ class Job {
     const auto add_to = [&](auto gradient) {
       for (size_t i = 0; i < gradient.size(); ++i)
         gradient[i] += static_cast<std::remove_reference_t<decltype(gradient[i])>>(gradient_part(
-            parameter.name, parameter.first_index() + static_cast<int64_t>(i), step, part));
+            parameter.name, parameter.offset[0] * parameter.row_numel() + static_cast<int64_t>(i),
+            step, part));
     };
-    if (parameter.gradient.dtype() == DType::kF64)
-      add_to(parameter.gradient.span<double>());
+    if (parameter.gradient().dtype() == DType::kF64)
+      add_to(parameter.gradient().span<double>());
     else
-      add_to(parameter.gradient.span<float>());
+      add_to(parameter.gradient().span<float>());
   }
 
   CpuBackend backend_{1};
@@ -235,7 +236,7 @@ Outcome run_on(const GridSizes& sizes, double max_norm) {
                  std::numeric_limits<double>::infinity());
       const auto mine = parameter.weight.span<double>();
       for (size_t i = 0; i < mine.size(); ++i) {
-        double& value = all[static_cast<size_t>(parameter.first_index()) + i];
+        double& value = all[static_cast<size_t>(parameter.offset[0] * parameter.row_numel()) + i];
         outcome.replicas_agree = outcome.replicas_agree && (std::isinf(value) || value == mine[i]);
         value = mine[i];
       }
@@ -270,7 +271,7 @@ TEST_CASE("optimizer: the norm counts every element once") {
   Tensor scalars = rank.job.scalars().begin_step(1);
   double squares = 0, value = 1;
   for (Parameter& parameter : rank.job.parameters().all()) {
-    const auto gradient = parameter.gradient.span<double>();
+    const auto gradient = parameter.gradient().span<double>();
     gradient.front() = value;
     gradient.back() = value + 1;
     squares += value * value + (value + 1) * (value + 1);
@@ -332,7 +333,7 @@ TEST_CASE("optimizer: a gradient that is not finite changes no weight and no mom
     OneRank rank(optimizer_config(1.0)), healthy(optimizer_config(1.0));
     for (OneRank* job : {&rank, &healthy}) job->job.step(1);
     Tensor scalars = rank.job.scalars().begin_step(2);
-    rank.job.parameters().named("experts.down").gradient.span<double>()[5] = bad;
+    rank.job.parameters().named("experts.down").gradient().span<double>()[5] = bad;
     rank.job.optimizer().clip_grads(scalars);
     rank.job.optimizer().adamw_step(scalars);
     CHECK(rank.job.scalars().at(StepScalar::kSkipStep) == 1.0);
@@ -348,7 +349,7 @@ TEST_CASE("optimizer: zero_grads clears what a step left") {
   rank.job.step(1);
   rank.job.optimizer().zero_grads();
   for (const Parameter& parameter : rank.job.parameters().all())
-    for (const double value : parameter.gradient.span<double>()) REQUIRE(value == 0.0);
+    for (const double value : parameter.gradient().span<double>()) REQUIRE(value == 0.0);
 }
 
 TEST_CASE("optimizer: 2 and 4 ranks take the steps of one rank, whatever the grid") {

@@ -108,7 +108,7 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
       if (step == report.step)
         for (const Parameter* parameter : trainer.parameters())
           result.gradients[step][parameter->name] =
-              assemble(*parameter, parameter->gradient, on_rank.grid);
+              assemble(*parameter, parameter->gradient(), on_rank.grid);
   }
   for (const Parameter* parameter : trainer.parameters())
     result.weights[parameter->name] = assemble(*parameter, parameter->weight, on_rank.grid);

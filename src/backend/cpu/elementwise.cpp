@@ -1,5 +1,6 @@
 // Fills, copies, sums and random initial values.
 #include <cstring>
+#include <type_traits>
 
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/dispatch.h"
@@ -21,7 +22,10 @@ void CpuOps::do_fill(Queue, Tensor x, double value) {
     using Element = decltype(typed);
     Element* data = x.data<Element>();
     parallel_for(num_threads_, x.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
-      std::fill(data + begin, data + end, static_cast<Element>(value));
+      if constexpr (std::is_same_v<Element, BFloat16>)
+        std::fill(data + begin, data + end, BFloat16(static_cast<float>(value)));
+      else
+        std::fill(data + begin, data + end, static_cast<Element>(value));
     });
   };
   switch (x.dtype()) {
@@ -29,6 +33,8 @@ void CpuOps::do_fill(Queue, Tensor x, double value) {
       return fill(float{});
     case DType::kF64:
       return fill(double{});
+    case DType::kBF16:
+      return fill(BFloat16{});
     case DType::kI32:
       return fill(int32_t{});
     case DType::kI64:

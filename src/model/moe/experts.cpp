@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "core/math.h"
-
 namespace switchyard {
 namespace {
 
@@ -22,12 +20,8 @@ Activation activation_of(ExpertActivation activation) {
 // One matrix (rows, columns) per expert, experts cut evenly over the ep ranks.
 Parameter expert_parameter(std::string name, int64_t num_experts, int64_t rows, int64_t columns,
                            int ep_rank, int ep_size) {
-  const int64_t local_experts = div_exact(num_experts, ep_size);
-  Parameter parameter;
-  parameter.name = std::move(name);
-  parameter.shape = {local_experts, rows, columns};
-  parameter.global_shape = {num_experts, rows, columns};
-  parameter.first_row = ep_rank * local_experts;
+  Parameter parameter =
+      sliced_parameter(std::move(name), {num_experts, rows, columns}, 0, ep_rank, ep_size);
   parameter.group = ReplicaGroup::kExpert;
   return parameter;
 }
@@ -75,7 +69,7 @@ Experts::InputGradient Experts::backward(Pass& pass, Tensor dy_RD, const Dispatc
   Arena::Scope scope(pass.scratch);
   Tensor dactivated_RF = pass.scratch.allocate_like(saved.activated_RF);
   ops.grouped_matmul_nn(pass.queue, dactivated_RF, dy_RD, down_proj_.weight, begin);
-  ops.grouped_matmul_tn_add(pass.queue, down_proj_.gradient, dy_RD, saved.activated_RF, begin);
+  ops.grouped_matmul_tn_add(pass.queue, down_proj_.gradient(), dy_RD, saved.activated_RF, begin);
 
   Tensor dhidden_RF = pass.scratch.allocate_like(saved.hidden_RF);
   Tensor dup_RF = gated() ? pass.scratch.allocate_like(saved.up_RF) : Tensor();
@@ -83,10 +77,10 @@ Experts::InputGradient Experts::backward(Pass& pass, Tensor dy_RD, const Dispatc
                           saved.hidden_RF, saved.up_RF, plan.gate_R, activation_);
 
   ops.grouped_matmul_nn(pass.queue, gradient.dx_RD, dhidden_RF, gate_proj_.weight, begin);
-  ops.grouped_matmul_tn_add(pass.queue, gate_proj_.gradient, dhidden_RF, saved.x_RD, begin);
+  ops.grouped_matmul_tn_add(pass.queue, gate_proj_.gradient(), dhidden_RF, saved.x_RD, begin);
   if (gated()) {
     ops.grouped_matmul_nn_add(pass.queue, gradient.dx_RD, dup_RF, up_proj_.weight, begin);
-    ops.grouped_matmul_tn_add(pass.queue, up_proj_.gradient, dup_RF, saved.x_RD, begin);
+    ops.grouped_matmul_tn_add(pass.queue, up_proj_.gradient(), dup_RF, saved.x_RD, begin);
   }
   return gradient;
 }

@@ -72,7 +72,7 @@ Tensor Router::backward(Pass& pass, Tensor dweight_TA, const Saved& saved) {
   ops.router_backward(pass.queue, dlogits_TE, dweight_TA, saved.expert_TA, saved.weight_TA,
                       saved.probs_TE, saved.lse_T, saved.prob_gradient_SE, balance_scale, z_scale,
                       normalize_);
-  ops.matmul_tn_add(pass.queue, weight_.gradient, dlogits_TE, saved.input_TD);
+  ops.matmul_tn_add(pass.queue, weight_.gradient(), dlogits_TE, saved.input_TD);
   ops.matmul_nn(pass.queue, dx_TD, dlogits_TE, weight_.weight);
   if (const double eps = input_jitter(pass); eps > 0)
     ops.jitter(pass.queue, dx_TD, dx_TD, eps, jitter_key_,
