@@ -20,8 +20,10 @@ void initialize(Backend& backend, const Parameter& parameter, double range, uint
   if (parameter.init == Init::kOnes)
     backend.ops().fill(queue, parameter.weight, 1.0);
   else
-    backend.ops().init_normal(queue, parameter.weight, range, random_key(seed, parameter.name),
-                              parameter.offset[0] * parameter.row_numel());
+    backend.ops().init_normal(queue,
+                              parameter.weight.reshape({parameter.shape[0], parameter.row_numel()}),
+                              range, random_key(seed, parameter.name),
+                              parameter.offset[0] * parameter.row_numel(), parameter.row_numel());
 }
 
 }  // namespace
