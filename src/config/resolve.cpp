@@ -268,6 +268,8 @@ void resolve(RunConfig& config, int num_ranks, Report& report) {
     resolve_expert_grid(config.parallelism, config.moe, report);
     resolve_batch(config, report);
   }
+  if (config.pipeline.layers_per_stage.empty() && config.parallelism.pipeline_parallel_size == 1)
+    config.pipeline.layers_per_stage = {config.model.num_hidden_layers};
   resolve_moe(config, report);
   resolve_optimizer(config, report);
   check_data(config, report);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 
 #include "backend/backend.h"
 #include "comm/process_grid.h"
@@ -56,12 +57,13 @@ class Trainer {
 
   int64_t step() const { return step_; }  // steps taken
   // Weights and, until the next step, the reduced gradients of the last one.
-  ParameterList parameters() { return stage_.parameters(); }
+  ParameterList parameters() { return parameters_; }
   // Record or replay the experts' choice from now on (model/moe/routing_log.h); may be nullptr.
   void set_routing_log(RoutingLog* routing) { routing_ = routing; }
 
  private:
   std::vector<Batch> next_batches() const;
+  Dispatcher::Traffic take_traffic();
   void begin_step(const std::vector<Batch>& batches);
   StepReport finish_step(double started_at);
   void add_moe_statistics(StepReport& report, const StatisticsBuffer::Values& values) const;
@@ -70,7 +72,8 @@ class Trainer {
   Backend& backend_;
   const ProcessGrid& grid_;
   Loader train_loader_, validation_loader_;
-  Stage stage_;
+  std::deque<Stage> pieces_;  // of the model, on this rank
+  ParameterList parameters_;
   Optimizer optimizer_;
   Pipeline pipeline_;
   LearningRate learning_rate_;

@@ -117,7 +117,7 @@ class GoldenModel {
   }
 
   ParameterList parameters() { return stage_.parameters(); }
-  int num_moe_layers() const { return stage_.num_moe_layers(); }
+  int num_moe_layers() const { return ::num_moe_layers(config_); }
   const RoutingLog::Routes& routes(int moe_layer) const { return routing_.at(0, moe_layer); }
   const std::vector<double>& logits() const { return logits_; }
   const std::vector<double>& hidden() const { return hidden_; }
@@ -154,10 +154,10 @@ class GoldenModel {
     Stage::Saved saved;
     statistics_.clear(pass.queue);
     optimizer_.zero_grads();
-    stage_.forward(pass, saved);
+    stage_.forward(pass, Tensor(), saved);
     values_ = statistics_.download(pass.queue);
     hidden_ = values_of(saved.head.x_TD);
-    stage_.backward(pass, saved);
+    stage_.backward(pass, Tensor(), saved);
     logits_ = values_of(stage_.logits(pass, saved));  // forward() has put gradients in their place
   }
 
@@ -172,9 +172,9 @@ class GoldenModel {
   CpuBackend backend_{1};
   SelfCommunicator world_{"world"};
   ProcessGrid grid_{world_, GridSizes{}};
-  Stage stage_{backend_, grid_, config_};
+  Stage stage_{backend_, grid_, config_, whole_model(config_)};
   Optimizer optimizer_{backend_, grid_, config_, stage_.parameters()};
-  StatisticsBuffer statistics_{backend_, stage_.num_moe_layers(), config_.moe.num_experts};
+  StatisticsBuffer statistics_{backend_, ::num_moe_layers(config_), config_.moe.num_experts};
   RoutingLog routing_;
   StatisticsBuffer::Values values_;
   std::vector<double> logits_, hidden_;
