@@ -31,14 +31,14 @@ Attention::Attention(Backend& backend, const TensorParallel& tp, const std::stri
       head_dim_(*config.head_dim),
       rope_theta_(config.rope_theta),
       recompute_core_(recompute_core),
-      query_proj_(backend, column_parallel(name + ".q_proj.weight",
-                                           config.num_attention_heads * head_dim_,
-                                           config.hidden_size, tp.rank(), tp.size())),
+      query_proj_(backend,
+                  column_parallel(name + ".q_proj.weight", config.num_attention_heads * head_dim_,
+                                  config.hidden_size, tp.rank(), tp.size())),
       key_proj_(backend, key_value_weight(name + ".k_proj.weight", config, tp)),
       value_proj_(backend, key_value_weight(name + ".v_proj.weight", config, tp)),
-      output_proj_(backend, row_parallel(name + ".o_proj.weight", config.hidden_size,
-                                         config.num_attention_heads * head_dim_, tp.rank(),
-                                         tp.size())) {}
+      output_proj_(backend,
+                   row_parallel(name + ".o_proj.weight", config.hidden_size,
+                                config.num_attention_heads * head_dim_, tp.rank(), tp.size())) {}
 
 Tensor Attention::forward(Pass& pass, Tensor x_TD, Saved& saved) const {
   Ops& ops = backend_.ops();

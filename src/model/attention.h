@@ -1,7 +1,7 @@
 // Attention: causal self-attention with grouped-query heads and rotary positions.
 //   q, k, v = x Wq^T, x Wk^T, x Wv^T;  rope(q, k);  softmax(q k^T / sqrt(C)) v;  times Wo^T
-// Tensor-parallel ranks have H / tp query heads each, and K / tp key/value heads or, when tp exceeds
-// K, a copy of the one that their query heads use.
+// Tensor-parallel ranks have H / tp query heads each, and K / tp key/value heads or, when tp
+// exceeds K, a copy of the one that their query heads use.
 #pragma once
 
 #include <string>

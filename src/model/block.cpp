@@ -47,8 +47,7 @@ Tensor Block::backward(Pass& pass, Tensor dy_TD, const Saved& saved) {
   if (!recompute_) return backward_layers(pass, dy_TD, saved);
   Arena::Scope forgotten(pass.recomputed);
   Saved again = saved;
-  Pass inner =
-      pass.with_activations(pass.weight_work != nullptr ? pass.kept : pass.recomputed);
+  Pass inner = pass.with_activations(pass.weight_work != nullptr ? pass.kept : pass.recomputed);
   inner.recomputing = true;
   forward_layers(inner, saved.x_TD, again);
   return backward_layers(pass, dy_TD, again);

@@ -1,6 +1,6 @@
 // Linear: y = x W^T, no bias. W is (outputs, inputs) as in PyTorch, whole or a tensor-parallel
-// slice: of its outputs (column-parallel: y is a slice of columns) or of its inputs (row-parallel: x
-// is a slice of columns, y a partial sum). The sums over ranks are the caller's
+// slice: of its outputs (column-parallel: y is a slice of columns) or of its inputs (row-parallel:
+// x is a slice of columns, y a partial sum). The sums over ranks are the caller's
 // (model/tensor_parallel.h): several layers share one.
 #pragma once
 

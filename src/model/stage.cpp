@@ -82,9 +82,9 @@ Stage::Stage(Backend& backend, const ProcessGrid& grid, const RunConfig& config,
       static_cast<int>(std::count(is_moe.begin(), is_moe.begin() + part.first_layer, 1));
   blocks_.reserve(static_cast<size_t>(part.num_layers));
   for (int layer = part.first_layer; layer < part.first_layer + part.num_layers; ++layer)
-    blocks_.emplace_back(backend, grid, tp_, layer, config,
-                         is_moe[static_cast<size_t>(layer)] != 0 ? std::optional(moe_index++)
-                                                                 : std::nullopt);
+    blocks_.emplace_back(
+        backend, grid, tp_, layer, config,
+        is_moe[static_cast<size_t>(layer)] != 0 ? std::optional(moe_index++) : std::nullopt);
   if (!part.has_head) {
     if (model.tie_word_embeddings && embedding_) tie(embedding_->table());
     return;

@@ -1,5 +1,5 @@
-// Stage: a piece of the model that one rank runs: embedding, blocks, final norm and LM head, or some
-// of these. Without pipeline parallelism it is the whole.
+// Stage: a piece of the model that one rank runs: embedding, blocks, final norm and LM head, or
+// some of these. Without pipeline parallelism it is the whole.
 #pragma once
 
 #include <deque>

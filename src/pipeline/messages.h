@@ -31,8 +31,8 @@ struct StageMessage {
 
 // Posted at once.
 struct MessageGroup {
-  std::vector<StageMessage> sends;  // at most one: of the step before the group
-  std::vector<StageMessage> receives;
+  std::vector<StageMessage> sends = {};  // at most one: of the step before the group
+  std::vector<StageMessage> receives = {};
 };
 
 struct StageMessages {

@@ -9,11 +9,7 @@ constexpr size_t kOutgoingBuffers = 2;
 
 Pipeline::Pipeline(Backend& backend, const ProcessGrid& grid, const RunConfig& config,
                    std::deque<Stage>& pieces)
-    : backend_(backend),
-      pp_(grid.pp()),
-      pieces_(pieces),
-      scratch_(backend),
-      recomputed_(backend) {
+    : backend_(backend), pp_(grid.pp()), pieces_(pieces), scratch_(backend), recomputed_(backend) {
   const ScheduleSpec spec = schedule_spec(config);
   schedule_ = make_schedule(spec, pp_.rank());
   slot_plan_ = assign_activation_slots(schedule_);
@@ -50,8 +46,8 @@ void Pipeline::train(std::span<const MicroBatch> batches, Statistics& statistics
       backend_.wait(backend_.compute_queue(), incoming.done);
       received = incoming.hidden;
     }
-    made = run(step, schedule_[i], slots_[static_cast<size_t>(slot_plan_.slot_of_step[i])],
-               received);
+    made =
+        run(step, schedule_[i], slots_[static_cast<size_t>(slot_plan_.slot_of_step[i])], received);
   }
   exchange(messages_.groups.back(), made, batches[0]);
 }
@@ -140,8 +136,7 @@ void Pipeline::evaluate(const MicroBatch& batch, Statistics& statistics, Tensor 
     Slot& slot = slots_[0];
     const Tensor made = run(step, {Phase::kForward, 0, chunk}, slot, received);
     slot.in_use.reset();
-    if (piece + 1 < num_pieces)
-      exchange({.sends = {{.peer = (piece + 1) % stages}}}, made, batch);
+    if (piece + 1 < num_pieces) exchange({.sends = {{.peer = (piece + 1) % stages}}}, made, batch);
   }
 }
 

@@ -1,6 +1,6 @@
 // Pipeline: runs the micro-batches of a step through this rank's pieces of the model, in the order
-// of a schedule (schedule.h), with the messages between stages as planned (messages.h). One loop for
-// all schedules; with one stage the order is F0 B0 F1 B1 ...
+// of a schedule (schedule.h), with the messages between stages as planned (messages.h). One loop
+// for all schedules; with one stage the order is F0 B0 F1 B1 ...
 //
 // Activations of a micro-batch live in a slot, which is used again when the micro-batch has passed:
 // there are as many slots as the schedule holds micro-batches at once. What passes between stages

@@ -164,10 +164,9 @@ void Trainer::add_moe_statistics(StepReport& report, const StatisticsBuffer::Val
 
   const auto layers = static_cast<double>(M);
   const auto batch = static_cast<double>(*config_.train_batch_size);
-  const double scopes =
-      config_.moe.load_balancing_scope == BalanceScope::kSequence
-          ? batch
-          : static_cast<double>(*config_.gradient_accumulation_steps);
+  const double scopes = config_.moe.load_balancing_scope == BalanceScope::kSequence
+                            ? batch
+                            : static_cast<double>(*config_.gradient_accumulation_steps);
   const double tokens = batch * static_cast<double>(config_.data.sequence_length);
   report.load_balancing_loss = sums[0] / (layers * scopes);
   report.z_loss = sums[1] / (layers * tokens);

@@ -117,7 +117,7 @@ class GoldenModel {
   }
 
   ParameterList parameters() { return stage_.parameters(); }
-  int num_moe_layers() const { return ::num_moe_layers(config_); }
+  int num_moe_layers() const { return switchyard::num_moe_layers(config_); }
   const RoutingLog::Routes& routes(int moe_layer) const { return routing_.at(0, moe_layer); }
   const std::vector<double>& logits() const { return logits_; }
   const std::vector<double>& hidden() const { return hidden_; }
@@ -142,11 +142,13 @@ class GoldenModel {
     std::vector<double> scalars(static_cast<size_t>(kNumStepScalars), 0.0);
     scalars[static_cast<size_t>(StepScalar::kInverseTargetCount)] = 1 / host_.num_targets;
     const MicroBatch batch = host_.view(config_);
-    Arena activations(backend_), scratch(backend_);
+    Arena activations(backend_), scratch(backend_), recomputed(backend_);
     Arena::Scope slot(activations);
     Pass pass{.queue = backend_.compute_queue(),
               .activations = activations,
               .scratch = scratch,
+              .kept = activations,
+              .recomputed = recomputed,
               .batch = batch,
               .statistics = statistics_.statistics(),
               .scalars = Tensor(scalars.data(), DType::kF64, {kNumStepScalars}),
@@ -174,7 +176,8 @@ class GoldenModel {
   ProcessGrid grid_{world_, GridSizes{}};
   Stage stage_{backend_, grid_, config_, whole_model(config_)};
   Optimizer optimizer_{backend_, grid_, config_, stage_.parameters()};
-  StatisticsBuffer statistics_{backend_, ::num_moe_layers(config_), config_.moe.num_experts};
+  StatisticsBuffer statistics_{backend_, switchyard::num_moe_layers(config_),
+                               config_.moe.num_experts};
   RoutingLog routing_;
   StatisticsBuffer::Values values_;
   std::vector<double> logits_, hidden_;

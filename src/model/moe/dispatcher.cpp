@@ -60,8 +60,7 @@ void Dispatcher::plan(Pass& pass, Tensor kept_TA, Tensor weight_TA, Plan& plan) 
 // What the etp ranks received: all of them work on all of it.
 void Dispatcher::add_up_slices(int64_t my_rows, int64_t my_expert_rows, Plan& plan) const {
   std::vector<int64_t> counts;
-  for (int x = 0; x < etp_.size(); ++x)
-    counts.insert(counts.end(), {my_rows, my_expert_rows});
+  for (int x = 0; x < etp_.size(); ++x) counts.insert(counts.end(), {my_rows, my_expert_rows});
   counts = etp_.all_to_all_host(counts);
   plan.slice_rows.clear();
   plan.num_received = plan.num_expert_rows = 0;

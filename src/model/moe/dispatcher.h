@@ -8,10 +8,11 @@
 //              ascending order
 //   backward   of combine sends output gradients the way of dispatch; of dispatch returns input
 //              gradients and gate-weight gradients the way of combine. The plan is made once.
-// With expert tensor parallelism, ranks that share an expert's matrices gather the rows of each other
-// (all-gather over etp) after the all-to-all, and add up their partial results (reduce-scatter over
-// etp) before the one back; so too in the backward, for input gradients and gate-weight gradients.
-// The number of rows must reach the host to size the exchange: the one host exchange of a layer.
+// With expert tensor parallelism, ranks that share an expert's matrices gather the rows of each
+// other (all-gather over etp) after the all-to-all, and add up their partial results
+// (reduce-scatter over etp) before the one back; so too in the backward, for input gradients and
+// gate-weight gradients. The number of rows must reach the host to size the exchange: the one host
+// exchange of a layer.
 #pragma once
 
 #include <vector>

@@ -50,8 +50,8 @@ void Router::forward(Pass& pass, Tensor x_TD, Saved& saved) const {
                static_cast<uint64_t>(pass.random_stream), first_row(pass));
   }
   Arena::Scope scope(pass.scratch);
-  Tensor logits_TE = pass.scratch.allocate(accumulator_of(x_TD.dtype()),
-                                           {x_TD.dim(0), config_.num_experts});
+  Tensor logits_TE =
+      pass.scratch.allocate(accumulator_of(x_TD.dtype()), {x_TD.dim(0), config_.num_experts});
   ops.matmul_nt(pass.queue, logits_TE, saved.input_TD, weight_.weight);
   choose_experts(pass, logits_TE, saved);
   if (pass.recomputing) return;  // losses, drops and statistics are those of the first time
@@ -138,7 +138,8 @@ void Router::drop_tokens(Pass& pass, Saved& saved) const {
     ops.copy(pass.queue, saved.kept_TA, saved.expert_TA);
     return;
   }
-  // Every rank of the group sees all choices of its scopes, decides for all, and keeps its own rows.
+  // Every rank of the group sees all choices of its scopes, decides for all, and keeps its own
+  // rows.
   const ScopeGroup group = group_of(pass, config_.capacity_scope);
   const auto choices = static_cast<double>(config_.top_k * group.rows_per_scope);
   const auto capacity =
@@ -174,8 +175,7 @@ Router::ScopeGroup Router::group_of(const Pass& pass, BalanceScope scope) const 
 bool Router::use_given_experts(Pass& pass, Saved& saved) const {
   if (pass.routing != nullptr && pass.routing->replaying()) {
     const auto& expert = pass.routing->at(pass.random_stream, moe_index_).expert;
-    backend_.upload(pass.queue, saved.expert_TA,
-                    expert.data() + first_row(pass) * config_.top_k);
+    backend_.upload(pass.queue, saved.expert_TA, expert.data() + first_row(pass) * config_.top_k);
     return true;
   }
   if (config_.force_balanced)
