@@ -68,6 +68,23 @@ void check_activation(const Contract& contract, Tensor gate, Tensor up, Tensor w
   if (!weight.is_none()) contract.check("weight", weight, real, {R});
 }
 
+// The ids [first_id, first_id + V) of a vocabulary.
+void check_vocabulary(const Contract& contract, int64_t V, int64_t first_id, int64_t vocab_size) {
+  contract.check_that(first_id >= 0 && first_id + V <= vocab_size,
+                      "the slice must lie inside the vocabulary (its end, vocabulary)",
+                      first_id + V, vocab_size);
+}
+
+// Rows [first_row, first_row + T) of scopes of `rows_per_scope` rows each.
+void check_scopes(const Contract& contract, int64_t T, int64_t S, int64_t first_row,
+                  int64_t rows_per_scope) {
+  contract.check_that(first_row >= 0 && rows_per_scope > 0,
+                      "first_row and rows_per_scope out of range", first_row, rows_per_scope);
+  contract.check_that(first_row + T <= S * rows_per_scope,
+                      "the rows must lie inside the scopes (last row, rows of all scopes)",
+                      first_row + T, S * rows_per_scope);
+}
+
 int64_t padded_row_bytes(int64_t bytes) { return round_up(bytes, kRowAlignment); }
 
 }  // namespace
@@ -126,22 +143,26 @@ void Ops::grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK,
 
 // ---- Embedding ----
 
-void Ops::embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T) {
+void Ops::embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T, int64_t first_id,
+                            int64_t vocab_size) {
   const Contract contract(__func__);
   const auto [V, D] = contract.dims<2>("table", table_VD);
   const auto [T] = contract.dims<1>("ids", ids_T);
   contract.check("ids", ids_T, DType::kI32, {T});
   contract.check("y", y_TD, contract.real("table", table_VD), {T, D});
-  do_embedding_forward(q, y_TD, table_VD, ids_T);
+  check_vocabulary(contract, V, first_id, vocab_size);
+  do_embedding_forward(q, y_TD, table_VD, ids_T, first_id, vocab_size);
 }
 
-void Ops::embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T) {
+void Ops::embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T,
+                             int64_t first_id, int64_t vocab_size) {
   const Contract contract(__func__);
   const auto [V, D] = contract.dims<2>("dtable", dtable_VD);
   const auto [T] = contract.dims<1>("ids", ids_T);
   contract.check("ids", ids_T, DType::kI32, {T});
   contract.check("dy", dy_TD, contract.real("dtable", dtable_VD), {T, D});
-  do_embedding_backward(q, dtable_VD, dy_TD, ids_T);
+  check_vocabulary(contract, V, first_id, vocab_size);
+  do_embedding_backward(q, dtable_VD, dy_TD, ids_T, first_id, vocab_size);
 }
 
 // ---- RMSNorm ----
@@ -162,18 +183,28 @@ void Ops::rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T,
   do_rmsnorm_forward(q, y_TD, sum_TD, inv_rms_T, x_TD, delta_TD, weight_D, eps);
 }
 
-void Ops::rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD,
-                           Tensor dresidual_TD, Tensor x_TD, Tensor inv_rms_T, Tensor weight_D) {
+void Ops::rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dy_TD, Tensor dresidual_TD, Tensor x_TD,
+                           Tensor inv_rms_T, Tensor weight_D) {
   const Contract contract(__func__);
   const DType real = contract.real("x", x_TD);
   const auto [T, D] = contract.dims<2>("x", x_TD);
   contract.check("dx", dx_TD, real, {T, D});
-  contract.check("dweight", dweight_D, real, {D});
   contract.check("dy", dy_TD, real, {T, D});
   if (!dresidual_TD.is_none()) contract.check("dresidual", dresidual_TD, real, {T, D});
   contract.check("inv_rms", inv_rms_T, real, {T});
   contract.check("weight", weight_D, real, {D});
-  do_rmsnorm_backward(q, dx_TD, dweight_D, dy_TD, dresidual_TD, x_TD, inv_rms_T, weight_D);
+  do_rmsnorm_backward(q, dx_TD, dy_TD, dresidual_TD, x_TD, inv_rms_T, weight_D);
+}
+
+void Ops::rmsnorm_weight_backward(Queue q, Tensor dweight_D, Tensor dy_TD, Tensor x_TD,
+                                  Tensor inv_rms_T) {
+  const Contract contract(__func__);
+  const DType real = contract.real("x", x_TD);
+  const auto [T, D] = contract.dims<2>("x", x_TD);
+  contract.check("dweight", dweight_D, real, {D});
+  contract.check("dy", dy_TD, real, {T, D});
+  contract.check("inv_rms", inv_rms_T, real, {T});
+  do_rmsnorm_weight_backward(q, dweight_D, dy_TD, x_TD, inv_rms_T);
 }
 
 // ---- Attention ----
@@ -265,7 +296,7 @@ void Ops::router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_T
 }
 
 void Ops::router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
-                            Tensor probs_TE) {
+                            Tensor probs_TE, int64_t first_row, int64_t rows_per_scope) {
   const Contract contract(__func__);
   contract.real("probs", probs_TE);
   const auto [T, E] = contract.dims<2>("probs", probs_TE);
@@ -274,8 +305,8 @@ void Ops::router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor
   contract.check("count", count_SE, DType::kF64, {S, E});
   contract.check("prob_sum", prob_sum_SE, DType::kF64, {S, E});
   contract.check("expert", expert_TA, DType::kI32, {T, A});
-  contract.check_that(S > 0 && T % S == 0, "scopes must divide the tokens", S, T);
-  do_router_statistics(q, count_SE, prob_sum_SE, expert_TA, probs_TE);
+  check_scopes(contract, T, S, first_row, rows_per_scope);
+  do_router_statistics(q, count_SE, prob_sum_SE, expert_TA, probs_TE, first_row, rows_per_scope);
 }
 
 void Ops::balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
@@ -293,7 +324,8 @@ void Ops::balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor
 
 void Ops::router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
                           Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor prob_gradient_SE,
-                          double balance_scale, double z_scale, bool normalize) {
+                          int64_t first_row, int64_t rows_per_scope, double balance_scale,
+                          double z_scale, bool normalize) {
   const Contract contract(__func__);
   const DType real = contract.real("probs", probs_TE);
   const auto [T, E] = contract.dims<2>("probs", probs_TE);
@@ -305,9 +337,10 @@ void Ops::router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor 
   contract.check("weight", weight_TA, real, {T, A});
   contract.check("lse", lse_T, real, {T});
   contract.check("prob_gradient", prob_gradient_SE, DType::kF64, {S, E});
-  contract.check_that(S > 0 && T % S == 0, "scopes must divide the tokens", S, T);
+  check_scopes(contract, T, S, first_row, rows_per_scope);
   do_router_backward(q, dlogits_TE, dweight_TA, expert_TA, weight_TA, probs_TE, lse_T,
-                     prob_gradient_SE, balance_scale, z_scale, normalize);
+                     prob_gradient_SE, first_row, rows_per_scope, balance_scale, z_scale,
+                     normalize);
 }
 
 void Ops::balanced_choice(Queue q, Tensor expert_TA, int64_t first_token, int64_t num_experts) {
@@ -431,16 +464,25 @@ void Ops::gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R) {
   do_gather_rows(q, out_RD, in_ND, index_R);
 }
 
-void Ops::pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_RD, Tensor dgate_R,
-                             Tensor row_of_choice_NA) {
+void Ops::gather_slots(Queue q, Tensor slots_NA, Tensor value_R, Tensor index_NA) {
   const Contract contract(__func__);
-  const DType real = contract.real("dx", dx_RD);
-  const auto [R, D] = contract.dims<2>("dx", dx_RD);
-  const auto [N, A] = contract.dims<2>("row_of_choice", row_of_choice_NA);
+  const auto [N, A] = contract.dims<2>("index", index_NA);
+  const auto [R] = contract.dims<1>("value", value_R);
+  const DType real = contract.real("value", value_R);
+  contract.check("value", value_R, real, {R});
+  contract.check("index", index_NA, DType::kI32, {N, A});
+  contract.check("slots", slots_NA, real, {N, A});
+  do_gather_slots(q, slots_NA, value_R, index_NA);
+}
+
+void Ops::pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_ND, Tensor dgate_NA) {
+  const Contract contract(__func__);
+  const DType real = contract.real("dx", dx_ND);
+  const auto [N, D] = contract.dims<2>("dx", dx_ND);
+  const auto [gate_rows, A] = contract.dims<2>("dgate", dgate_NA);
   contract.check("rows", rows_NB, DType::kU8, {N, gradient_row_bytes(D, A, real)});
-  contract.check("dgate", dgate_R, real, {R});
-  contract.check("row_of_choice", row_of_choice_NA, DType::kI32, {N, A});
-  do_pack_row_gradients(q, rows_NB, dx_RD, dgate_R, row_of_choice_NA);
+  contract.check("dgate", dgate_NA, real, {N, A});
+  do_pack_row_gradients(q, rows_NB, dx_ND, dgate_NA);
 }
 
 void Ops::unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor rows_NB,
@@ -462,24 +504,39 @@ void Ops::unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor 
 
 // ---- Loss ----
 
-void Ops::cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T) {
+void Ops::softmax_statistics(Queue q, Tensor statistics_T3, Tensor logits_TV, Tensor target_T,
+                             int64_t first_id, int64_t vocab_size) {
   const Contract contract(__func__);
   contract.real("logits", logits_TV);
   const auto [T, V] = contract.dims<2>("logits", logits_TV);
-  contract.check("loss_sum", loss_sum, DType::kF64, {1});
+  contract.check("statistics", statistics_T3, DType::kF64, {T, 3});
   contract.check("target", target_T, DType::kI32, {T});
-  do_cross_entropy_loss(q, loss_sum, logits_TV, target_T);
+  check_vocabulary(contract, V, first_id, vocab_size);
+  do_softmax_statistics(q, statistics_T3, logits_TV, target_T, first_id, vocab_size);
 }
 
-void Ops::cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logits_TV,
-                                          Tensor target_T, Tensor scalars) {
+void Ops::cross_entropy_loss(Queue q, Tensor loss_sum, Tensor statistics_PT3, Tensor target_T,
+                             int64_t first_row, int64_t num_rows) {
+  const Contract contract(__func__);
+  const auto [P, T, three] = contract.dims<3>("statistics", statistics_PT3);
+  contract.check("loss_sum", loss_sum, DType::kF64, {1});
+  contract.check("statistics", statistics_PT3, DType::kF64, {P, T, 3});
+  contract.check("target", target_T, DType::kI32, {T});
+  contract.check_that(first_row >= 0 && num_rows >= 0 && first_row + num_rows <= T,
+                      "the rows must be some of the targets (first, count)", first_row, num_rows);
+  do_cross_entropy_loss(q, loss_sum, statistics_PT3, target_T, first_row, num_rows);
+}
+
+void Ops::cross_entropy_gradient(Queue q, Tensor logits_TV, Tensor statistics_PT3, Tensor target_T,
+                                 int64_t first_id, Tensor scalars) {
   const Contract contract(__func__);
   contract.real("logits", logits_TV);
   const auto [T, V] = contract.dims<2>("logits", logits_TV);
-  contract.check("loss_sum", loss_sum, DType::kF64, {1});
+  const auto [P, rows, three] = contract.dims<3>("statistics", statistics_PT3);
+  contract.check("statistics", statistics_PT3, DType::kF64, {P, T, 3});
   contract.check("target", target_T, DType::kI32, {T});
   contract.check("scalars", scalars, DType::kF64, {kNumStepScalars});
-  do_cross_entropy_loss_and_gradient(q, loss_sum, logits_TV, target_T, scalars);
+  do_cross_entropy_gradient(q, logits_TV, statistics_PT3, target_T, first_id, scalars);
 }
 
 // ---- Optimizer ----
@@ -542,9 +599,14 @@ void Ops::add(Queue q, Tensor y, Tensor a, Tensor b) {
   do_add(q, y, a, b);
 }
 
-void Ops::init_normal(Queue q, Tensor x, double std, uint64_t key, int64_t first_index) {
-  Contract(__func__).real("x", x);
-  do_init_normal(q, x, std, key, first_index);
+void Ops::init_normal(Queue q, Tensor x_NM, double std, uint64_t key, int64_t first_index,
+                      int64_t row_stride) {
+  const Contract contract(__func__);
+  contract.real("x", x_NM);
+  const auto [N, M] = contract.dims<2>("x", x_NM);
+  contract.check_that(row_stride >= M, "rows must not share numbers (row_stride, columns)",
+                      row_stride, M);
+  do_init_normal(q, x_NM, std, key, first_index, row_stride);
 }
 
 }  // namespace switchyard

@@ -64,17 +64,23 @@ class Ops {
   void grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK, Tensor begin_L1);
 
   // ---- Embedding ----
-  void embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T);
-  void embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T);  // +=
+  // table_VD holds the rows of the ids [first_id, first_id + V) of a vocabulary of `vocab_size`:
+  // other ids give a row of zeros and receive no gradient.
+  void embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T, int64_t first_id,
+                         int64_t vocab_size);
+  void embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T, int64_t first_id,
+                          int64_t vocab_size);  // +=
 
   // ---- RMSNorm (arXiv 1910.07467), with the residual sum before it ----
   // sum = x + delta;  inv_rms = 1 / sqrt(mean(sum^2) + eps);  y = sum * inv_rms * weight.
   // Without delta (none), sum is x itself and `sum_TD` is none too.
   void rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T, Tensor x_TD,
                        Tensor delta_TD, Tensor weight_D, double eps);
-  // dx = dresidual (if given) + gradient through the norm of x (its input, the sum); dweight += ...
-  void rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD, Tensor dresidual_TD,
-                        Tensor x_TD, Tensor inv_rms_T, Tensor weight_D);
+  // dx = dresidual (if given) + gradient through the norm of x (its input, the sum).
+  void rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dy_TD, Tensor dresidual_TD, Tensor x_TD,
+                        Tensor inv_rms_T, Tensor weight_D);
+  void rmsnorm_weight_backward(Queue q, Tensor dweight_D, Tensor dy_TD, Tensor x_TD,
+                               Tensor inv_rms_T);  // +=
 
   // ---- Attention ----
   // Rotary embedding (arXiv 2104.09864), in place, half-split as Hugging Face: channel i is paired
@@ -112,19 +118,21 @@ class Ops {
   void router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA, Tensor score_TA,
                       Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
                       bool expert_is_given);
-  // Counts and probability mass per scope (f64): scope s is rows [s*T/S, (s+1)*T/S).
+  // Counts and probability mass per scope (f64): row t belongs to scope
+  // (first_row + t) / rows_per_scope. The rows need not cover all scopes, nor any scope wholly.
   void router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
-                         Tensor probs_TE);
+                         Tensor probs_TE, int64_t first_row, int64_t rows_per_scope);
   // Balance loss of each scope of n = `tokens_per_scope` tokens: E * sum_e f_e P_e with
   // f_e = count / (A n), P_e = prob_sum / n (Switch, arXiv 2101.03961; 1 when balanced).
   // loss_sum (1) f64 += sum over scopes; prob_gradient_SE = d(loss of scope)/d(prob) = E f_e / n.
   void balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
                     Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k);
   // dlogits from dweight (gradient of weight_TA), the balance loss (balance_scale * prob_gradient)
-  // and the z-loss (z_scale * lse^2).
+  // and the z-loss (z_scale * lse^2). Scopes as in router_statistics.
   void router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
                        Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor prob_gradient_SE,
-                       double balance_scale, double z_scale, bool normalize);
+                       int64_t first_row, int64_t rows_per_scope, double balance_scale,
+                       double z_scale, bool normalize);
   // expert[t,a] = ((first_token + t) * A + a) mod E: perfectly balanced, for benchmarks and tests.
   void balanced_choice(Queue q, Tensor expert_TA, int64_t first_token, int64_t num_experts);
   // y = x * U(1-eps, 1+eps), number (first_row + t) * D + d of the stream (key, stream).
@@ -162,21 +170,28 @@ class Ops {
   // (which is ascending order of expert, and of peer); accumulated in f32 at least.
   void combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ);
   void gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R);  // out[r] = in[index[r]]
-  // The way back of the gradient: rows (N, gradient_row_bytes) u8 = [combine of dx | dgate by
-  // slot].
-  void pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_RD, Tensor dgate_R,
-                          Tensor row_of_choice_NA);
+  // slots[n, a] = value[index[n, a]], 0 where the index is -1.
+  void gather_slots(Queue q, Tensor slots_NA, Tensor value_R, Tensor index_NA);
+  // The way back of the gradient: rows (N, gradient_row_bytes) u8 = [dx | dgate].
+  void pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_ND, Tensor dgate_NA);
   // dx[t] = sum over peers, ascending; dweight[t,a] = what the peer of kept[t,a] returned, 0 if -1.
   void unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor rows_NB,
                             Tensor send_row_TP, Tensor kept_TA, int64_t experts_per_peer);
 
   // ---- Loss ----
-  // loss_sum (1) f64 += sum over targets != kIgnoredTarget of -log softmax(logits)[target].
-  void cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T);
-  // The same, and logits are overwritten with d(mean loss)/d(logits) =
-  // (softmax - onehot) * kInverseTargetCount, zero rows where the target is ignored.
-  void cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T,
-                                       Tensor scalars);
+  // Softmax cross-entropy over a vocabulary of which each of P ranks holds a slice: logits_TV are
+  // those of the ids [first_id, first_id + V). V may be 0. Three parts, for a gather in between:
+  //   statistics_T3 f64: max, sum exp(logit - max), logit of the target (-infinity if not here).
+  void softmax_statistics(Queue q, Tensor statistics_T3, Tensor logits_TV, Tensor target_T,
+                          int64_t first_id, int64_t vocab_size);
+  // loss_sum (1) f64 += sum over rows [first_row, first_row + num_rows) whose target is not
+  // kIgnoredTarget of -log softmax(logits)[target], from the statistics of all ranks.
+  void cross_entropy_loss(Queue q, Tensor loss_sum, Tensor statistics_PT3, Tensor target_T,
+                          int64_t first_row, int64_t num_rows);
+  // logits are overwritten with d(mean loss)/d(logits) = (softmax - onehot) * kInverseTargetCount,
+  // zero rows where the target is ignored.
+  void cross_entropy_gradient(Queue q, Tensor logits_TV, Tensor statistics_PT3, Tensor target_T,
+                              int64_t first_id, Tensor scalars);
 
   // ---- Optimizer (everything flat) ----
   void squared_norm_add(Queue q, Tensor sum, Tensor x);  // sum (1) f64 += sum of squares
@@ -196,8 +211,10 @@ class Ops {
   void copy(Queue q, Tensor y, Tensor x);           // same dtype, same number of elements
   void convert(Queue q, Tensor y, Tensor x);        // between real dtypes
   void add(Queue q, Tensor y, Tensor a, Tensor b);  // y = a + b; y may be a or b
-  // x[i] = std * normal number (first_index + i) of the stream `key` (core/random.h).
-  void init_normal(Queue q, Tensor x, double std, uint64_t key, int64_t first_index);
+  // x[n, m] = std * normal number (first_index + n * row_stride + m) of the stream `key`
+  // (core/random.h).
+  void init_normal(Queue q, Tensor x_NM, double std, uint64_t key, int64_t first_index,
+                   int64_t row_stride);
 
  private:
   // One per public function, called after its shapes have been checked.
@@ -213,13 +230,16 @@ class Ops {
                                         Tensor begin_L1) = 0;
   virtual void do_grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK,
                                         Tensor begin_L1) = 0;
-  virtual void do_embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T) = 0;
-  virtual void do_embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T) = 0;
+  virtual void do_embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T,
+                                    int64_t first_id, int64_t vocab_size) = 0;
+  virtual void do_embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T,
+                                     int64_t first_id, int64_t vocab_size) = 0;
   virtual void do_rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T,
                                   Tensor x_TD, Tensor delta_TD, Tensor weight_D, double eps) = 0;
-  virtual void do_rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD,
-                                   Tensor dresidual_TD, Tensor x_TD, Tensor inv_rms_T,
-                                   Tensor weight_D) = 0;
+  virtual void do_rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dy_TD, Tensor dresidual_TD,
+                                   Tensor x_TD, Tensor inv_rms_T, Tensor weight_D) = 0;
+  virtual void do_rmsnorm_weight_backward(Queue q, Tensor dweight_D, Tensor dy_TD, Tensor x_TD,
+                                          Tensor inv_rms_T) = 0;
   virtual void do_rope_forward(Queue q, Tensor x_THC, Tensor position_T, int64_t head_dim,
                                double theta) = 0;
   virtual void do_rope_backward(Queue q, Tensor dx_THC, Tensor position_T, int64_t head_dim,
@@ -242,12 +262,13 @@ class Ops {
                                  Tensor score_TA, Tensor weight_TA, Tensor z_sum, Tensor logits_TE,
                                  bool normalize, bool expert_is_given) = 0;
   virtual void do_router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
-                                    Tensor probs_TE) = 0;
+                                    Tensor probs_TE, int64_t first_row, int64_t rows_per_scope) = 0;
   virtual void do_balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
                                Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k) = 0;
   virtual void do_router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
                                   Tensor weight_TA, Tensor probs_TE, Tensor lse_T,
-                                  Tensor prob_gradient_SE, double balance_scale, double z_scale,
+                                  Tensor prob_gradient_SE, int64_t first_row,
+                                  int64_t rows_per_scope, double balance_scale, double z_scale,
                                   bool normalize) = 0;
   virtual void do_balanced_choice(Queue q, Tensor expert_TA, int64_t first_token,
                                   int64_t num_experts) = 0;
@@ -266,15 +287,17 @@ class Ops {
   virtual void do_unpack_rows(Queue q, Tensor x_RD, Tensor rows_NB, Tensor source_row_R) = 0;
   virtual void do_combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ) = 0;
   virtual void do_gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R) = 0;
-  virtual void do_pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_RD, Tensor dgate_R,
-                                     Tensor row_of_choice_NA) = 0;
+  virtual void do_gather_slots(Queue q, Tensor slots_NA, Tensor value_R, Tensor index_NA) = 0;
+  virtual void do_pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_ND, Tensor dgate_NA) = 0;
   virtual void do_unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor rows_NB,
                                        Tensor send_row_TP, Tensor kept_TA,
                                        int64_t experts_per_peer) = 0;
-  virtual void do_cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV,
-                                     Tensor target_T) = 0;
-  virtual void do_cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logits_TV,
-                                                  Tensor target_T, Tensor scalars) = 0;
+  virtual void do_softmax_statistics(Queue q, Tensor statistics_T3, Tensor logits_TV,
+                                     Tensor target_T, int64_t first_id, int64_t vocab_size) = 0;
+  virtual void do_cross_entropy_loss(Queue q, Tensor loss_sum, Tensor statistics_PT3,
+                                     Tensor target_T, int64_t first_row, int64_t num_rows) = 0;
+  virtual void do_cross_entropy_gradient(Queue q, Tensor logits_TV, Tensor statistics_PT3,
+                                         Tensor target_T, int64_t first_id, Tensor scalars) = 0;
   virtual void do_squared_norm_add(Queue q, Tensor sum, Tensor x) = 0;
   virtual void do_clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms,
                                    double max_norm) = 0;
@@ -285,7 +308,8 @@ class Ops {
   virtual void do_copy(Queue q, Tensor y, Tensor x) = 0;
   virtual void do_convert(Queue q, Tensor y, Tensor x) = 0;
   virtual void do_add(Queue q, Tensor y, Tensor a, Tensor b) = 0;
-  virtual void do_init_normal(Queue q, Tensor x, double std, uint64_t key, int64_t first_index) = 0;
+  virtual void do_init_normal(Queue q, Tensor x_NM, double std, uint64_t key, int64_t first_index,
+                              int64_t row_stride) = 0;
 };
 
 }  // namespace switchyard

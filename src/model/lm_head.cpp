@@ -18,12 +18,17 @@ Tensor LmHead::logits(Pass& pass, Tensor x_TD) const {
 void LmHead::forward(Pass& pass, Tensor x_TD, Saved& saved) const {
   saved.x_TD = x_TD;
   saved.dlogits_TV = logits(pass, x_TD);
-  Tensor loss_sum = pass.statistics.loss_sum;
+  const int64_t T = x_TD.dim(0);
+  Ops& ops = backend_.ops();
+  Arena::Scope scope(pass.scratch);
+  Tensor statistics = pass.scratch.allocate(DType::kF64, {1, T, 3});
+  ops.softmax_statistics(pass.queue, statistics.reshape({T, 3}), saved.dlogits_TV,
+                         pass.batch.targets, 0, weight().global_shape[0]);
+  ops.cross_entropy_loss(pass.queue, pass.statistics.loss_sum, statistics, pass.batch.targets, 0,
+                         T);
   if (pass.training)
-    backend_.ops().cross_entropy_loss_and_gradient(pass.queue, loss_sum, saved.dlogits_TV,
-                                                   pass.batch.targets, pass.scalars);
-  else
-    backend_.ops().cross_entropy_loss(pass.queue, loss_sum, saved.dlogits_TV, pass.batch.targets);
+    ops.cross_entropy_gradient(pass.queue, saved.dlogits_TV, statistics, pass.batch.targets, 0,
+                               pass.scalars);
 }
 
 Tensor LmHead::backward(Pass& pass, const Saved& saved) {

@@ -32,8 +32,10 @@ Tensor RmsNorm::forward_of_sum(Pass& pass, Tensor x_TD, Tensor delta_TD, Saved& 
 
 Tensor RmsNorm::backward(Pass& pass, Tensor dy_TD, Tensor dresidual_TD, const Saved& saved) {
   Tensor dx_TD = pass.scratch.allocate_like(dy_TD);
-  backend_.ops().rmsnorm_backward(pass.queue, dx_TD, weight_.gradient(), dy_TD, dresidual_TD,
-                                  saved.x_TD, saved.inv_rms_T, weight_.weight);
+  backend_.ops().rmsnorm_backward(pass.queue, dx_TD, dy_TD, dresidual_TD, saved.x_TD,
+                                  saved.inv_rms_T, weight_.weight);
+  backend_.ops().rmsnorm_weight_backward(pass.queue, weight_.gradient(), dy_TD, saved.x_TD,
+                                         saved.inv_rms_T);
   return dx_TD;
 }
 

@@ -8,9 +8,11 @@ namespace {
 
 template <typename Real>
 struct LossCase {
-  LossCase(int64_t T_, int64_t V_, double std = 3)
+  // The vocabulary is cut into `num_slices`, as tensor-parallel ranks would hold it.
+  LossCase(int64_t T_, int64_t V_, double std = 3, int64_t num_slices = 1)
       : T(T_),
         V(V_),
+        P(num_slices),
         logits(shared_random<Real>("logits", {T, V}, std)),
         target({T}),
         scalars({kNumStepScalars}, kUnset<double>),
@@ -29,12 +31,42 @@ struct LossCase {
   double inverse_count() const {
     return scalars.values[static_cast<size_t>(StepScalar::kInverseTargetCount)];
   }
-  void loss(Ops& ops) { ops.cross_entropy_loss(kQueue, loss_sum, logits, target); }
-  void loss_and_gradient(Ops& ops) {
-    ops.cross_entropy_loss_and_gradient(kQueue, loss_sum, logits, target, scalars);
+  void loss(Ops& ops) { run(ops, false); }
+  void loss_and_gradient(Ops& ops) { run(ops, true); }
+
+  int64_t first_id(int64_t p) const { return std::min(V, (V + P - 1) / P * p); }
+
+  // Copies the columns of slice p from or to the whole.
+  template <typename Copy>
+  void for_each_column(int64_t p, const Copy& copy) {
+    const int64_t begin = first_id(p), end = first_id(p + 1);
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t v = begin; v < end; ++v)
+        copy(static_cast<size_t>(t * (end - begin) + v - begin), static_cast<size_t>(t * V + v));
   }
 
-  int64_t T, V;
+  void run(Ops& ops, bool want_gradient) {
+    std::vector<HostTensor<Real>> slices;
+    HostTensor<double> statistics({P, T, 3}, kUnset<double>);
+    for (int64_t p = 0; p < P; ++p) {
+      slices.emplace_back(std::initializer_list<int64_t>{T, first_id(p + 1) - first_id(p)});
+      auto& slice = slices.back();
+      for_each_column(p, [&](size_t i, size_t j) { slice.values[i] = logits.values[j]; });
+      ops.softmax_statistics(kQueue, statistics.view().rows(p, 1).reshape({T, 3}), slice, target,
+                             first_id(p), V);
+    }
+    // Every slice's rank owns some of the rows; together all.
+    for (int64_t p = 0; p < P; ++p)
+      ops.cross_entropy_loss(kQueue, loss_sum, statistics, target, T * p / P,
+                             T * (p + 1) / P - T * p / P);
+    for (int64_t p = 0; want_gradient && p < P; ++p) {
+      auto& slice = slices[static_cast<size_t>(p)];
+      ops.cross_entropy_gradient(kQueue, slice, statistics, target, first_id(p), scalars);
+      for_each_column(p, [&](size_t i, size_t j) { logits.values[j] = slice.values[i]; });
+    }
+  }
+
+  int64_t T, V, P;
   HostTensor<Real> logits;
   HostTensor<int32_t> target;
   HostTensor<double> scalars, loss_sum;
@@ -70,15 +102,17 @@ TEST_CASE("cross-entropy against plain loops") {
     CpuBackend backend(threads);
     for (const int64_t V : {1, 2, 50, 257})
       for (const double std : {3.0, 300.0}) {
-        LossCase<double> only_loss(301, V, std), both(301, V, std);
-        const Naive naive = naive_loss(both);
-        const std::vector<double> logits = both.logits.values;
-        only_loss.loss(backend.ops());
-        both.loss_and_gradient(backend.ops());
-        CHECK_THAT(both.loss_sum.values[0], Catch::Matchers::WithinRel(naive.loss_sum, 1e-13));
-        CHECK(only_loss.loss_sum.values == both.loss_sum.values);
-        CHECK(only_loss.logits.values == logits);
-        CHECK(relative_error(both.logits.values, naive.gradient) <= 1e-13);
+        for (const int64_t slices : {1, 2, 3}) {
+          LossCase<double> only_loss(301, V, std, slices), both(301, V, std, slices);
+          const Naive naive = naive_loss(both);
+          const std::vector<double> logits = both.logits.values;
+          only_loss.loss(backend.ops());
+          both.loss_and_gradient(backend.ops());
+          CHECK_THAT(both.loss_sum.values[0], Catch::Matchers::WithinRel(naive.loss_sum, 1e-13));
+          CHECK(only_loss.loss_sum.values == both.loss_sum.values);
+          CHECK(only_loss.logits.values == logits);
+          CHECK(relative_error(both.logits.values, naive.gradient) <= 1e-13);
+        }
       }
   }
 }

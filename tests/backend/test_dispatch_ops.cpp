@@ -121,7 +121,10 @@ class World {
         dgate.values[r] += dy.values[i] * std::sin(rank.x_R.values[i] + e);
       });
       HostTensor<uint8_t> gradients({N, row_bytes}, 255);
-      ops.pack_row_gradients(kQueue, gradients, dx, dgate, rank.row_of_choice);
+      HostTensor<Real> dsum({N, D}, kUnset<Real>), slots({N, A}, kUnset<Real>);
+      ops.combine_rows(kQueue, dsum, dx, rank.row_of_choice);
+      ops.gather_slots(kQueue, slots, dgate, rank.row_of_choice);
+      ops.pack_row_gradients(kQueue, gradients, dsum, slots);
       returned.push_back(gradients.values);
     }
     const auto back = to_tokens(returned, row_bytes);

@@ -151,13 +151,15 @@ TEST_CASE("gather_rows copies rows by index") {
   CHECK(out.values == expected);
 }
 
-TEST_CASE("pack_row_gradients: the sum of a row's choices, and their gate gradients by slot") {
+TEST_CASE("pack_row_gradients: a row's gradient, and its gate gradients by slot") {
   CpuBackend backend(1);
-  auto dx = host_tensor<float>({3, 3}, {1, 2, 3, 10, 20, 30, 100, 200, 300});
+  auto dx = host_tensor<float>({3, 3}, {101, 202, 303, 10, 20, 30, 0, 0, 0});
   auto dgate = host_tensor<float>({3}, {0.5f, 0.25f, 0.125f});
   auto row_of_choice = host_tensor<int32_t>({3, 2}, {0, 2, -1, 1, -1, -1});
   HostTensor<uint8_t> rows({3, 32}, 255);
-  backend.ops().pack_row_gradients(kQueue, rows, dx, dgate, row_of_choice);
+  HostTensor<float> slots({3, 2}, kUnset<float>);
+  backend.ops().gather_slots(kQueue, slots, dgate, row_of_choice);
+  backend.ops().pack_row_gradients(kQueue, rows, dx, slots);
   const std::vector<float> expected = {101, 202, 303, 0.5f, 0.125f, 0, 0, 0,  //
                                        10,  20,  30,  0,    0.25f,  0, 0, 0,  //
                                        0,   0,   0,   0,    0,      0, 0, 0};

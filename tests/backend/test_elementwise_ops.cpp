@@ -126,20 +126,25 @@ TEST_CASE("add in f32 and with several threads") {
 TEST_CASE("initial values are numbers of a stream by global index") {
   CpuBackend backend(3);
   const uint64_t key = random_key(3, "layers.0.weight");
-  HostTensor<double> all({5000}), part({1000});
-  backend.ops().init_normal(kQueue, all, 0.02, key, 7);
+  HostTensor<double> all({50, 100}), part({10, 100}), columns({50, 30});
+  backend.ops().init_normal(kQueue, all, 0.02, key, 7, 100);
   for (const size_t i : {size_t{0}, size_t{1}, size_t{4999}})
     CHECK_THAT(all.values[i], Catch::Matchers::WithinRel(0.02 * random_normal(key, 7 + i), 1e-14));
   // A shard that begins elsewhere holds the same numbers.
-  backend.ops().init_normal(kQueue, part, 0.02, key, 7 + 3000);
+  backend.ops().init_normal(kQueue, part, 0.02, key, 7 + 3000, 100);
   CHECK(std::equal(part.values.begin(), part.values.end(), all.values.begin() + 3000));
+  backend.ops().init_normal(kQueue, columns, 0.02, key, 7 + 60, 100);
+  for (size_t row = 0; row < 50; ++row)
+    CHECK(std::equal(columns.values.begin() + static_cast<ptrdiff_t>(row * 30),
+                     columns.values.begin() + static_cast<ptrdiff_t>(row * 30 + 30),
+                     all.values.begin() + static_cast<ptrdiff_t>(row * 100 + 60)));
   CHECK_THAT(std::sqrt(dot(all.values, all.values) / 5000), Catch::Matchers::WithinRel(0.02, 0.05));
 }
 
 TEST_CASE("initial values in f32 and with several threads") {
   const auto run = [](Ops& ops, auto zero) {
-    HostTensor<decltype(zero)> x({5000}, kUnset<decltype(zero)>);
-    ops.init_normal(kQueue, x, 0.02, 99, 1000);
+    HostTensor<decltype(zero)> x({50, 100}, kUnset<decltype(zero)>);
+    ops.init_normal(kQueue, x, 0.02, 99, 1000, 120);
     return outputs(x);
   };
   check_f32(1e-7, run);

@@ -28,11 +28,12 @@ void run_with_zero_rows(Ops& ops) {
   ops.grouped_matmul_tn_add(q, experts, rows, rows, begin);
   CHECK(experts.values == untouched_experts);
 
-  ops.embedding_forward(q, rows, table, ids);
-  ops.embedding_backward(q, table, rows, ids);
+  ops.embedding_forward(q, rows, table, ids, 0, 5);
+  ops.embedding_backward(q, table, rows, ids, 0, 5);
   CHECK(table.values == untouched_table);
   ops.rmsnorm_forward(q, rows, rows, per_row, rows, rows, widths, 1e-5);
-  ops.rmsnorm_backward(q, rows, widths, rows, rows, rows, per_row, widths);
+  ops.rmsnorm_backward(q, rows, rows, rows, rows, per_row, widths);
+  ops.rmsnorm_weight_backward(q, widths, rows, rows, per_row);
   CHECK(widths.values == std::vector<Real>(8, Real{3}));
 
   HostTensor<Real> per_head({0, 2});
@@ -43,17 +44,19 @@ void run_with_zero_rows(Ops& ops) {
   ops.activation_forward(q, rows, rows, rows, per_row, Activation::kSwiGLU);
   ops.activation_backward(q, rows, rows, per_row, rows, rows, rows, per_row, Activation::kSwiGLU);
 
-  ops.cross_entropy_loss(q, sum, rows, ids);
-  ops.cross_entropy_loss_and_gradient(q, sum, rows, ids, scalars);
+  HostTensor<double> statistics({2, 0, 3});
+  ops.softmax_statistics(q, statistics.view().rows(0, 1).reshape({0, 3}), rows, ids, 0, 16);
+  ops.cross_entropy_loss(q, sum, statistics, ids, 0, 0);
+  ops.cross_entropy_gradient(q, rows, statistics, ids, 0, scalars);
   ops.squared_norm_add(q, sum, per_row);
   ops.router_forward(q, rows, per_row, choice, choices, choices, sum, rows, true, false);
   CHECK(sum.values[0] == 0.5);
 
   HostTensor<double> count({2, 8}, kUnset<double>), prob_sum({2, 8}, kUnset<double>);
-  ops.router_statistics(q, count, prob_sum, choice, rows);
+  ops.router_statistics(q, count, prob_sum, choice, rows, 0, 3);
   CHECK(count.values == std::vector<double>(16, 0.0));
   CHECK(prob_sum.values == std::vector<double>(16, 0.0));
-  ops.router_backward(q, rows, choices, choice, choices, rows, per_row, count, 1, 1, true);
+  ops.router_backward(q, rows, choices, choice, choices, rows, per_row, count, 0, 3, 1, 1, true);
   ops.balanced_choice(q, choice, 0, 8);
   ops.jitter(q, rows, rows, 0.1, 1, 2, 3);
   ops.drop_tokens(q, choice, choice, choices, 8, 2, 4, DropOrder::kProbs);
@@ -73,7 +76,8 @@ void run_with_zero_rows(Ops& ops) {
   ops.unpack_rows(q, rows, sent, ids);
   ops.combine_rows(q, rows, rows, choice);
   ops.gather_rows(q, rows, rows, ids);
-  ops.pack_row_gradients(q, returned, rows, per_row, choice);
+  ops.gather_slots(q, choices, per_row, choice);
+  ops.pack_row_gradients(q, returned, rows, choices);
   ops.unpack_row_gradients(q, rows, choices, returned, send_row, choice, 2);
 
   ops.adamw(q, per_row, Tensor(), per_row, per_row, per_row, scalars, 0.9, 0.95, 1e-8, 0);
@@ -81,7 +85,7 @@ void run_with_zero_rows(Ops& ops) {
   ops.copy(q, rows, rows);
   ops.convert(q, rows, rows);
   ops.add(q, rows, rows, rows);
-  ops.init_normal(q, rows, 1, 2, 3);
+  ops.init_normal(q, rows, 1, 2, 3, 8);
 }
 
 }  // namespace

@@ -31,8 +31,9 @@ struct NormCase {
                         of_sum ? delta.view() : Tensor(), weight, kEps);
   }
   void backward(Ops& ops) {
-    ops.rmsnorm_backward(kQueue, dx, dweight, dy, has_residual ? dresidual.view() : Tensor(),
+    ops.rmsnorm_backward(kQueue, dx, dy, has_residual ? dresidual.view() : Tensor(),
                          of_sum ? sum : x, inv_rms, weight);
+    ops.rmsnorm_weight_backward(kQueue, dweight, dy, of_sum ? sum : x, inv_rms);
   }
 
   int64_t T, D;
@@ -53,8 +54,10 @@ struct EmbeddingCase {
       ids.values[static_cast<size_t>(t)] = static_cast<int32_t>(t % 3 == 0 ? V - 1 : t % 5 % V);
   }
 
-  void forward(Ops& ops) { ops.embedding_forward(kQueue, y, table, ids); }
-  void backward(Ops& ops) { ops.embedding_backward(kQueue, dtable, dy, ids); }
+  void forward(Ops& ops) { ops.embedding_forward(kQueue, y, table, ids, 0, table.view().dim(0)); }
+  void backward(Ops& ops) {
+    ops.embedding_backward(kQueue, dtable, dy, ids, 0, dtable.view().dim(0));
+  }
 
   HostTensor<Real> table, dtable, dy, y;
   HostTensor<int32_t> ids;
@@ -172,4 +175,23 @@ TEST_CASE("a token outside the vocabulary is an error, not a crash of a thread")
     CHECK_THROWS_WITH(c.forward(backend.ops()), contains_text(message));
     CHECK_THROWS_WITH(c.backward(backend.ops()), contains_text(message));
   }
+}
+
+TEST_CASE("slices of an embedding table add up to the table") {
+  CpuBackend backend(2);
+  const int64_t T = 90, V = 7, D = 5;
+  EmbeddingCase<double> whole(T, V, D);
+  whole.forward(backend.ops());
+  HostTensor<double> sum({T, D}), part({T, D}, kUnset<double>);
+  HostTensor<double> gradient = whole.dtable;
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 3}, {3, 6}, {6, 7}, {7, 7}}) {
+    const Tensor rows = whole.table.view().rows(begin, end - begin);
+    backend.ops().embedding_forward(kQueue, part, rows, whole.ids, begin, V);
+    backend.ops().add(kQueue, sum, sum, part);
+    backend.ops().embedding_backward(kQueue, gradient.view().rows(begin, end - begin), whole.dy,
+                                     whole.ids, begin, V);
+  }
+  CHECK(sum.values == whole.y.values);
+  whole.backward(backend.ops());
+  CHECK(gradient.values == whole.dtable.values);
 }

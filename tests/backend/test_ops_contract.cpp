@@ -82,13 +82,13 @@ TEST_CASE("a wrong dtype is refused") {
              }),
              contains_text("matmul_nt: y is f64 (2, 4), expected f32 (2, 4)"));
   CHECK_THAT(message_of([&] {
-               d.ops().embedding_forward(kQueue, d.f32({2, 4}), d.f32({7, 4}), d.f32({2}));
+               d.ops().embedding_forward(kQueue, d.f32({2, 4}), d.f32({7, 4}), d.f32({2}), 0, 7);
              }),
              contains_text("embedding_forward: ids is f32 (2), expected i32 (2)"));
   CHECK_THAT(message_of([&] { d.ops().squared_norm_add(kQueue, d.f64({1}), d.i32({5})); }),
              contains_text("squared_norm_add: x holds i32, expected f32 or f64"));
   CHECK_THAT(message_of([&] {
-               d.ops().cross_entropy_loss(kQueue, d.f32({1}), d.f32({2, 3}), d.i32({2}));
+               d.ops().cross_entropy_loss(kQueue, d.f32({1}), d.f64({1, 2, 3}), d.i32({2}), 0, 2);
              }),
              contains_text("cross_entropy_loss: loss_sum is f32 (1), expected f64 (1)"));
   CHECK_THAT(message_of([&] { d.ops().copy(kQueue, d.f32({4}), d.i32({4})); }),

@@ -32,12 +32,12 @@ struct RouterCase {
   void forward(Ops& ops) {
     ops.router_forward(kQueue, probs, lse, expert, score, weight, z_sum, logits, normalize,
                        expert_is_given);
-    ops.router_statistics(kQueue, count, prob_sum, expert, probs);
+    ops.router_statistics(kQueue, count, prob_sum, expert, probs, 0, size.T / size.S);
     ops.balance_loss(kQueue, loss_sum, prob_gradient, count, prob_sum, size.T / size.S, size.A);
   }
   void backward(Ops& ops) {
-    ops.router_backward(kQueue, dlogits, dweight, expert, weight, probs, lse, prob_gradient,
-                        balance_scale, z_scale, normalize);
+    ops.router_backward(kQueue, dlogits, dweight, expert, weight, probs, lse, prob_gradient, 0,
+                        size.T / size.S, balance_scale, z_scale, normalize);
   }
 
   Sizes size;
@@ -216,4 +216,34 @@ TEST_CASE("router in f32 and with several threads") {
     check_f32(1e-6, run);
     check_thread_counts(run);
   }
+}
+
+TEST_CASE("statistics and gradients of pieces of the rows are those of the whole") {
+  CpuBackend backend(3);
+  RouterCase<double> whole({900, 16, 3, 4}, true);
+  whole.forward(backend.ops());
+  whole.backward(backend.ops());
+  const auto [T, E, A, S] = whole.size;
+  std::vector<double> count(whole.count.values.size()), prob_sum(count), dlogits;
+  for (const auto& [begin, end] :
+       {std::pair<int64_t, int64_t>{0, 100}, {100, 100}, {100, 650}, {650, 900}}) {
+    const int64_t rows = end - begin;
+    const auto piece = [&](Tensor tensor) { return tensor.rows(begin, rows); };
+    HostTensor<double> piece_count({S, E}, kUnset<double>), piece_sum({S, E}, kUnset<double>);
+    HostTensor<double> piece_dlogits({rows, E}, kUnset<double>);
+    backend.ops().router_statistics(kQueue, piece_count, piece_sum, piece(whole.expert),
+                                    piece(whole.probs), begin, T / S);
+    backend.ops().router_backward(kQueue, piece_dlogits, piece(whole.dweight), piece(whole.expert),
+                                  piece(whole.weight), piece(whole.probs), piece(whole.lse),
+                                  whole.prob_gradient, begin, T / S, whole.balance_scale,
+                                  whole.z_scale, true);
+    for (size_t i = 0; i < count.size(); ++i) {
+      count[i] += piece_count.values[i];
+      prob_sum[i] += piece_sum.values[i];
+    }
+    dlogits.insert(dlogits.end(), piece_dlogits.values.begin(), piece_dlogits.values.end());
+  }
+  CHECK(count == whole.count.values);
+  CHECK(relative_error(prob_sum, whole.prob_sum.values) <= 1e-14);
+  CHECK(dlogits == whole.dlogits.values);
 }

@@ -25,13 +25,16 @@ class CpuOps final : public Ops {
                                 Tensor begin_L1) override;
   void do_grouped_matmul_tn_add(Queue q, Tensor w_LNK, Tensor y_RN, Tensor x_RK,
                                 Tensor begin_L1) override;
-  void do_embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T) override;
-  void do_embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T) override;
+  void do_embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T, int64_t first_id,
+                            int64_t vocab_size) override;
+  void do_embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T,
+                             int64_t first_id, int64_t vocab_size) override;
   void do_rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T, Tensor x_TD,
                           Tensor delta_TD, Tensor weight_D, double eps) override;
-  void do_rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dweight_D, Tensor dy_TD,
-                           Tensor dresidual_TD, Tensor x_TD, Tensor inv_rms_T,
-                           Tensor weight_D) override;
+  void do_rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dy_TD, Tensor dresidual_TD, Tensor x_TD,
+                           Tensor inv_rms_T, Tensor weight_D) override;
+  void do_rmsnorm_weight_backward(Queue q, Tensor dweight_D, Tensor dy_TD, Tensor x_TD,
+                                  Tensor inv_rms_T) override;
   void do_rope_forward(Queue q, Tensor x_THC, Tensor position_T, int64_t head_dim,
                        double theta) override;
   void do_rope_backward(Queue q, Tensor dx_THC, Tensor position_T, int64_t head_dim,
@@ -53,12 +56,13 @@ class CpuOps final : public Ops {
                          Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
                          bool expert_is_given) override;
   void do_router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
-                            Tensor probs_TE) override;
+                            Tensor probs_TE, int64_t first_row, int64_t rows_per_scope) override;
   void do_balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
                        Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k) override;
   void do_router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
                           Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor prob_gradient_SE,
-                          double balance_scale, double z_scale, bool normalize) override;
+                          int64_t first_row, int64_t rows_per_scope, double balance_scale,
+                          double z_scale, bool normalize) override;
   void do_balanced_choice(Queue q, Tensor expert_TA, int64_t first_token,
                           int64_t num_experts) override;
   void do_jitter(Queue q, Tensor y_TD, Tensor x_TD, double eps, uint64_t key, uint64_t stream,
@@ -76,14 +80,17 @@ class CpuOps final : public Ops {
   void do_unpack_rows(Queue q, Tensor x_RD, Tensor rows_NB, Tensor source_row_R) override;
   void do_combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ) override;
   void do_gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R) override;
-  void do_pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_RD, Tensor dgate_R,
-                             Tensor row_of_choice_NA) override;
+  void do_gather_slots(Queue q, Tensor slots_NA, Tensor value_R, Tensor index_NA) override;
+  void do_pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_ND, Tensor dgate_NA) override;
   void do_unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor rows_NB,
                                Tensor send_row_TP, Tensor kept_TA,
                                int64_t experts_per_peer) override;
-  void do_cross_entropy_loss(Queue q, Tensor loss_sum, Tensor logits_TV, Tensor target_T) override;
-  void do_cross_entropy_loss_and_gradient(Queue q, Tensor loss_sum, Tensor logits_TV,
-                                          Tensor target_T, Tensor scalars) override;
+  void do_softmax_statistics(Queue q, Tensor statistics_T3, Tensor logits_TV, Tensor target_T,
+                             int64_t first_id, int64_t vocab_size) override;
+  void do_cross_entropy_loss(Queue q, Tensor loss_sum, Tensor statistics_PT3, Tensor target_T,
+                             int64_t first_row, int64_t num_rows) override;
+  void do_cross_entropy_gradient(Queue q, Tensor logits_TV, Tensor statistics_PT3, Tensor target_T,
+                                 int64_t first_id, Tensor scalars) override;
   void do_squared_norm_add(Queue q, Tensor sum, Tensor x) override;
   void do_clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms, double max_norm) override;
   void do_adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v, Tensor gradient,
@@ -93,7 +100,8 @@ class CpuOps final : public Ops {
   void do_copy(Queue q, Tensor y, Tensor x) override;
   void do_convert(Queue q, Tensor y, Tensor x) override;
   void do_add(Queue q, Tensor y, Tensor a, Tensor b) override;
-  void do_init_normal(Queue q, Tensor x, double std, uint64_t key, int64_t first_index) override;
+  void do_init_normal(Queue q, Tensor x_NM, double std, uint64_t key, int64_t first_index,
+                      int64_t row_stride) override;
 
   int num_threads_;
 };

@@ -182,18 +182,25 @@ void CpuOps::do_gather_rows(Queue, Tensor out, Tensor in, Tensor index) {
   });
 }
 
-void CpuOps::do_pack_row_gradients(Queue, Tensor rows, Tensor dx, Tensor dgate,
-                                   Tensor row_of_choice) {
+void CpuOps::do_gather_slots(Queue, Tensor slots, Tensor value, Tensor index) {
+  with_real(value.dtype(), [&](auto zero) {
+    using Real = decltype(zero);
+    for (int64_t i = 0; i < index.numel(); ++i) {
+      const int32_t place = index.data<int32_t>()[i];
+      slots.data<Real>()[i] = place < 0 ? Real{0} : value.data<Real>()[place];
+    }
+  });
+}
+
+void CpuOps::do_pack_row_gradients(Queue, Tensor rows, Tensor dx, Tensor dgate) {
   with_real(dx.dtype(), [&](auto zero) {
     using Real = decltype(zero);
-    const int64_t D = dx.dim(1), A = row_of_choice.dim(1);
+    const int64_t D = dx.dim(1), A = dgate.dim(1);
     parallel_for(num_threads_, rows.dim(0), rows_per_task(2 * D), [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
         const GradientRow<Real> row{row_bytes(rows, n), D};
-        const int32_t* places = row_of_choice.data<int32_t>() + n * A;
-        sum_rows(row.hidden(), dx.data<Real>(), places, A, D);
-        for (int64_t a = 0; a < A; ++a)
-          row.gates()[a] = places[a] < 0 ? Real{0} : dgate.data<Real>()[places[a]];
+        std::copy_n(dx.data<Real>() + n * D, D, row.hidden());
+        std::copy_n(dgate.data<Real>() + n * A, A, row.gates());
         std::byte* padding = reinterpret_cast<std::byte*>(row.gates() + A);
         std::fill(padding, row.bytes + rows.dim(1), std::byte{0});
       }

@@ -70,13 +70,16 @@ void CpuOps::do_add(Queue, Tensor y, Tensor a, Tensor b) {
   });
 }
 
-void CpuOps::do_init_normal(Queue, Tensor x, double std, uint64_t key, int64_t first_index) {
+void CpuOps::do_init_normal(Queue, Tensor x, double std, uint64_t key, int64_t first_index,
+                            int64_t row_stride) {
   with_real(x.dtype(), [&](auto zero) {
     using Real = decltype(zero);
+    const int64_t M = x.dim(1);
     parallel_for(num_threads_, x.numel(), 1 << 10, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        x.data<Real>()[i] =
-            static_cast<Real>(std * random_normal(key, static_cast<uint64_t>(first_index + i)));
+      for (int64_t i = begin; i < end; ++i) {
+        const auto index = static_cast<uint64_t>(first_index + i / M * row_stride + i % M);
+        x.data<Real>()[i] = static_cast<Real>(std * random_normal(key, index));
+      }
     });
   });
 }

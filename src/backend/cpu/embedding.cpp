@@ -9,36 +9,43 @@ namespace switchyard {
 namespace {
 
 // Before the threads start: an exception must not leave an OpenMP region.
-void check_ids(Tensor ids, int64_t V) {
+void check_ids(Tensor ids, int64_t vocab_size) {
   for (const int32_t id : ids.span<int32_t>())
-    SY_CHECK(id >= 0 && id < V, "token id {} outside a vocabulary of {}", id, V);
+    SY_CHECK(id >= 0 && id < vocab_size, "token id {} outside a vocabulary of {}", id, vocab_size);
 }
 
 }  // namespace
 
-void CpuOps::do_embedding_forward(Queue, Tensor y, Tensor table, Tensor ids) {
-  check_ids(ids, table.dim(0));
+void CpuOps::do_embedding_forward(Queue, Tensor y, Tensor table, Tensor ids, int64_t first_id,
+                                  int64_t vocab_size) {
+  check_ids(ids, vocab_size);
   with_real(table.dtype(), [&](auto zero) {
     using Real = decltype(zero);
-    const int64_t D = table.dim(1);
+    const int64_t V = table.dim(0), D = table.dim(1);
     parallel_for(num_threads_, ids.dim(0), rows_per_task(D), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
-        const int64_t id = ids.data<int32_t>()[t];
-        std::copy_n(table.data<Real>() + id * D, D, y.data<Real>() + t * D);
+        const int64_t row = ids.data<int32_t>()[t] - first_id;
+        if (row >= 0 && row < V)
+          std::copy_n(table.data<Real>() + row * D, D, y.data<Real>() + t * D);
+        else
+          std::fill_n(y.data<Real>() + t * D, D, Real{0});
       }
     });
   });
 }
 
 // Each thread owns a stripe of columns and adds the tokens in order: no races, always the same sum.
-void CpuOps::do_embedding_backward(Queue, Tensor dtable, Tensor dy, Tensor ids) {
-  check_ids(ids, dtable.dim(0));
+void CpuOps::do_embedding_backward(Queue, Tensor dtable, Tensor dy, Tensor ids, int64_t first_id,
+                                   int64_t vocab_size) {
+  check_ids(ids, vocab_size);
   with_real(dtable.dtype(), [&](auto zero) {
     using Real = decltype(zero);
-    const int64_t T = ids.dim(0), D = dtable.dim(1);
+    const int64_t T = ids.dim(0), V = dtable.dim(0), D = dtable.dim(1);
     parallel_for(num_threads_, D, rows_per_task(T), [&](int64_t begin, int64_t end) {
       for (int64_t t = 0; t < T; ++t) {
-        Real* row = dtable.data<Real>() + ids.data<int32_t>()[t] * D;
+        const int64_t id = ids.data<int32_t>()[t] - first_id;
+        if (id < 0 || id >= V) continue;
+        Real* row = dtable.data<Real>() + id * D;
         const Real* gradient = dy.data<Real>() + t * D;
         for (int64_t d = begin; d < end; ++d) row[d] += gradient[d];
       }

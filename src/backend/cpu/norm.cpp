@@ -60,8 +60,8 @@ void CpuOps::do_rmsnorm_forward(Queue, Tensor y, Tensor sum, Tensor inv_rms, Ten
   });
 }
 
-void CpuOps::do_rmsnorm_backward(Queue, Tensor dx, Tensor dweight, Tensor dy, Tensor dresidual,
-                                 Tensor x, Tensor inv_rms, Tensor weight) {
+void CpuOps::do_rmsnorm_backward(Queue, Tensor dx, Tensor dy, Tensor dresidual, Tensor x,
+                                 Tensor inv_rms, Tensor weight) {
   with_real(x.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t T = x.dim(0), D = x.dim(1);
@@ -71,7 +71,15 @@ void CpuOps::do_rmsnorm_backward(Queue, Tensor dx, Tensor dweight, Tensor dy, Te
                      dresidual.is_none() ? nullptr : dresidual.data<Real>() + t * D,
                      x.data<Real>() + t * D, inv_rms.data<Real>()[t], weight.data<Real>(), D);
     });
-    // Stripes of columns: each sum over tokens runs in one thread, in order.
+  });
+}
+
+// Stripes of columns: each sum over tokens runs in one thread, in order.
+void CpuOps::do_rmsnorm_weight_backward(Queue, Tensor dweight, Tensor dy, Tensor x,
+                                        Tensor inv_rms) {
+  with_real(x.dtype(), [&](auto zero) {
+    using Real = decltype(zero);
+    const int64_t T = x.dim(0), D = x.dim(1);
     parallel_for(num_threads_, D, rows_per_task(T), [&](int64_t begin, int64_t end) {
       Real* __restrict total = dweight.data<Real>();
       for (int64_t t = 0; t < T; ++t) {

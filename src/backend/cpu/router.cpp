@@ -61,22 +61,27 @@ void CpuOps::do_router_forward(Queue, Tensor probs, Tensor lse, Tensor expert, T
   });
 }
 
-void CpuOps::do_router_statistics(Queue, Tensor count, Tensor prob_sum, Tensor expert,
-                                  Tensor probs) {
+void CpuOps::do_router_statistics(Queue, Tensor count, Tensor prob_sum, Tensor expert, Tensor probs,
+                                  int64_t first_row, int64_t rows_per_scope) {
   with_real(probs.dtype(), [&](auto zero) {
     using Real = decltype(zero);
-    const int64_t S = count.dim(0), E = probs.dim(1), A = expert.dim(1), n = probs.dim(0) / S;
+    const int64_t S = count.dim(0), E = probs.dim(1), A = expert.dim(1), T = probs.dim(0);
     std::fill_n(count.data<double>(), S * E, 0.0);
     std::fill_n(prob_sum.data<double>(), S * E, 0.0);
-    parallel_for(num_threads_, S, rows_per_task(n * E), [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin * n; t < end * n; ++t) {
-        double* counts = count.data<double>() + t / n * E;
-        double* sums = prob_sum.data<double>() + t / n * E;
-        for (int64_t a = 0; a < A; ++a) counts[expert.data<int32_t>()[t * A + a]] += 1;
-        for (int64_t e = 0; e < E; ++e)
-          sums[e] += static_cast<double>(probs.data<Real>()[t * E + e]);
-      }
-    });
+    // A thread has whole scopes, so that every sum runs in order.
+    parallel_for(num_threads_, S, rows_per_task(rows_per_scope * E),
+                 [&](int64_t begin, int64_t end) {
+                   const int64_t first = std::max<int64_t>(0, begin * rows_per_scope - first_row);
+                   const int64_t last = std::min(T, end * rows_per_scope - first_row);
+                   for (int64_t t = first; t < last; ++t) {
+                     const int64_t scope = (first_row + t) / rows_per_scope;
+                     double* counts = count.data<double>() + scope * E;
+                     double* sums = prob_sum.data<double>() + scope * E;
+                     for (int64_t a = 0; a < A; ++a) counts[expert.data<int32_t>()[t * A + a]] += 1;
+                     for (int64_t e = 0; e < E; ++e)
+                       sums[e] += static_cast<double>(probs.data<Real>()[t * E + e]);
+                   }
+                 });
   });
 }
 
@@ -100,18 +105,18 @@ void CpuOps::do_balance_loss(Queue, Tensor loss_sum, Tensor prob_gradient, Tenso
 // contribute to the chosen ones (weight_a = p_a / sum p when normalised, so dp_a =
 // (dw_a - sum_b dw_b w_b) / sum p). Softmax: dlogits = p (g - sum g p). z: 2 z_scale lse p.
 void CpuOps::do_router_backward(Queue, Tensor dlogits, Tensor dweight, Tensor expert, Tensor weight,
-                                Tensor probs, Tensor lse, Tensor prob_gradient,
-                                double balance_scale, double z_scale, bool normalize) {
+                                Tensor probs, Tensor lse, Tensor prob_gradient, int64_t first_row,
+                                int64_t rows_per_scope, double balance_scale, double z_scale,
+                                bool normalize) {
   with_real(probs.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t T = probs.dim(0), E = probs.dim(1), A = expert.dim(1);
-    const int64_t n = T / prob_gradient.dim(0);
     parallel_for(num_threads_, T, rows_per_task(8 * E), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const Real* p = probs.data<Real>() + t * E;
         const Real* dw = dweight.data<Real>() + t * A;
         const int32_t* chosen = expert.data<int32_t>() + t * A;
-        const double* balance = prob_gradient.data<double>() + t / n * E;
+        const double* balance = prob_gradient.data<double>() + (first_row + t) / rows_per_scope * E;
         Real* g = dlogits.data<Real>() + t * E;
         for (int64_t e = 0; e < E; ++e) g[e] = static_cast<Real>(balance_scale * balance[e]);
         Real total = 1, mean = 0;

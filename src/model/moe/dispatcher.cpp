@@ -114,7 +114,11 @@ Dispatcher::InputGradient Dispatcher::dispatch_backward(Pass& pass, Tensor dx_RD
   const int64_t row_bytes = gradient_row_bytes(model_width_, top_k_, real);
   Tensor sent = pass.scratch.allocate(DType::kU8, {plan.num_received, row_bytes});
   Tensor returned = pass.scratch.allocate(DType::kU8, {plan.send_token_N.dim(0), row_bytes});
-  ops.pack_row_gradients(pass.queue, sent, dx_RD, dgate_R, plan.row_of_choice_MA);
+  Tensor dsum_MD = pass.scratch.allocate(real, {plan.num_received, model_width_});
+  Tensor dgate_MA = pass.scratch.allocate(real, {plan.num_received, top_k_});
+  ops.combine_rows(pass.queue, dsum_MD, dx_RD, plan.row_of_choice_MA);
+  ops.gather_slots(pass.queue, dgate_MA, dgate_R, plan.row_of_choice_MA);
+  ops.pack_row_gradients(pass.queue, sent, dsum_MD, dgate_MA);
   exchange(pass, returned, plan.send_rows, sent, plan.receive_rows);
   ops.unpack_row_gradients(pass.queue, gradient.dx_TD, gradient.dweight_TA, returned,
                            plan.send_row_TP, plan.kept_TA, experts_per_peer_);

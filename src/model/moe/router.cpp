@@ -70,7 +70,8 @@ Tensor Router::backward(Pass& pass, Tensor dweight_TA, const Saved& saved) {
   const double z_scale =
       config_.z_loss_coef / (num_micro_batches * static_cast<double>(pass.batch.global_rows));
   ops.router_backward(pass.queue, dlogits_TE, dweight_TA, saved.expert_TA, saved.weight_TA,
-                      saved.probs_TE, saved.lse_T, saved.prob_gradient_SE, balance_scale, z_scale,
+                      saved.probs_TE, saved.lse_T, saved.prob_gradient_SE, 0,
+                      tokens_per_scope(pass, config_.load_balancing_scope), balance_scale, z_scale,
                       normalize_);
   ops.matmul_tn_add(pass.queue, weight_.gradient(), dlogits_TE, saved.input_TD);
   ops.matmul_nn(pass.queue, dx_TD, dlogits_TE, weight_.weight);
@@ -103,7 +104,8 @@ void Router::add_balance_loss(Pass& pass, Saved& saved) const {
   // Counts and probability mass stand together, so that one all-reduce carries both.
   Tensor both = pass.scratch.allocate(DType::kF64, {2 * S, E});
   Tensor count_SE = both.rows(0, S), prob_sum_SE = both.rows(S, S);
-  ops.router_statistics(pass.queue, count_SE, prob_sum_SE, saved.expert_TA, saved.probs_TE);
+  ops.router_statistics(pass.queue, count_SE, prob_sum_SE, saved.expert_TA, saved.probs_TE, 0,
+                        tokens_per_scope(pass, scope));
   if (scope == BalanceScope::kMicroBatch)
     backend_.wait(pass.queue, stage_.all_reduce_sum(both, backend_.record(pass.queue)));
   ops.balance_loss(pass.queue, pass.statistics.balance_sum.rows(moe_index_, 1),
