@@ -23,7 +23,7 @@ namespace switchyard {
 
 // Bytes of one group on this rank.
 struct MemoryOfGroup {
-  GroupKey key;
+  GroupKey key = {};
   int num_sharers = 1;  // ranks among which the state is cut
   int64_t trained_elements = 0, frozen_elements = 0;
   double bytes_per_trained_element = 0;  // with d sharers, bf16, stage 2: 2 + 16 / d

@@ -40,7 +40,7 @@ struct Piece {
 
 struct Bucket {
   int unit = 0;
-  std::vector<Piece> pieces;
+  std::vector<Piece> pieces = {};
   int64_t begin = 0;  // first element, counted in the group
   int64_t size = 0;   // elements; a multiple of sharers * 64
   // A parameter of it is trained in parts, so that its weights cannot lie as the bucket does:
@@ -49,7 +49,7 @@ struct Bucket {
 };
 
 struct FlatLayout {
-  GroupKey key;
+  GroupKey key = {};
   int num_sharers = 1;               // ranks among which the state is cut
   std::vector<Bucket> buckets;       // in the order of units
   std::vector<Parameter*> separate;  // whose weights lie outside the buckets: frozen, or in parts

@@ -66,12 +66,18 @@ StepReport Trainer::train_step() {
   const double started_at = now_s();
   const std::vector<Batch> batches = next_batches();
   begin_step(batches);
-  optimizer_.zero_grads();
+  optimizer_.begin_step();
+  optimizer_.wait_for_params();
+  const UnitHooks hooks = optimizer_.hooks();
+  const int head = head_unit(config_.model.num_hidden_layers);
+  for (int unit = head; unit >= 0; --unit) hooks.before_gradients(unit);
   pipeline_.train(upload_.upload(batches), statistics_.statistics(), scalars_,
                   step_ * *config_.gradient_accumulation_steps, routing_);
-  optimizer_.reduce_grads();
+  for (int unit = head; unit >= 0; --unit) hooks.after_gradients(unit, true);
+  optimizer_.finish_reduction();
   optimizer_.clip_grads(scalars_);
   optimizer_.adamw_step(scalars_);
+  optimizer_.all_gather_params();
   ++step_;
   return finish_step(started_at);
 }
@@ -175,6 +181,7 @@ void check_finite(const StepReport& report) {
 
 ValidationReport Trainer::validate(int64_t max_batches) {
   const int64_t sequences = *config_.train_micro_batch_size_per_gpu * grid_.sizes().dp;
+  optimizer_.wait_for_params();
   int64_t num_batches = validation_loader_.num_global_micro_batches();
   if (max_batches > 0) num_batches = std::min(num_batches, max_batches);
   statistics_.clear(backend_.compute_queue());

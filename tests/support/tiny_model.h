@@ -13,7 +13,7 @@
 #include "core/random.h"
 #include "model/moe/routing_log.h"
 #include "model/stage.h"
-#include "optim/optimizer.h"
+#include "optim/zero_optimizer.h"
 
 namespace switchyard::test {
 
@@ -106,7 +106,7 @@ class TinyModel {
   // Leaves the gradients in parameters(); returns the loss.
   double loss_and_gradients() {
     Arena::Scope slot(activations_);
-    optimizer_.zero_grads();
+    optimizer_.begin_step();
     Pass pass = make_pass();
     stage_.forward(pass, saved_);
     const double loss = loss_of_statistics();
@@ -156,7 +156,7 @@ class TinyModel {
   SelfCommunicator world_;
   ProcessGrid grid_;
   Stage stage_;
-  Optimizer optimizer_;
+  ZeroOptimizer optimizer_;
   StatisticsBuffer statistics_;
   Arena activations_, scratch_;
   Stage::Saved saved_;

@@ -14,17 +14,9 @@
 namespace switchyard::test {
 namespace {
 
-std::vector<double> to_doubles(Tensor tensor) {
-  std::vector<double> values(static_cast<size_t>(tensor.numel()));
-  for (size_t i = 0; i < values.size(); ++i)
-    values[i] = tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
-                                              : static_cast<double>(tensor.data<float>()[i]);
-  return values;
-}
-
 // The whole tensor from the slices of one group of expert-parallel ranks.
-std::vector<double> assemble(const Parameter& parameter, Tensor mine, const ProcessGrid& grid) {
-  const std::vector<double> slice = to_doubles(mine);
+std::vector<double> assemble(const Parameter& parameter, const std::vector<double>& slice,
+                             const ProcessGrid& grid) {
   if (parameter.group == ReplicaGroup::kDense) return slice;
   const std::string bytes(reinterpret_cast<const char*>(slice.data()),
                           slice.size() * sizeof(double));
@@ -108,10 +100,11 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
       if (step == report.step)
         for (const Parameter* parameter : trainer.parameters())
           result.gradients[step][parameter->name] =
-              assemble(*parameter, parameter->gradient(), on_rank.grid);
+              assemble(*parameter, trainer.optimizer().gradient_of(*parameter), on_rank.grid);
   }
   for (const Parameter* parameter : trainer.parameters())
-    result.weights[parameter->name] = assemble(*parameter, parameter->weight, on_rank.grid);
+    result.weights[parameter->name] =
+        assemble(*parameter, trainer.optimizer().weight_of(*parameter), on_rank.grid);
   return result;
 }
 
