@@ -35,7 +35,40 @@ bool same_rows(Tensor a, Tensor b) {
          std::equal(a.shape().begin() + 1, a.shape().end(), b.shape().begin() + 1);
 }
 
+int64_t elements_of_row(Tensor tensor) {
+  return Tensor(nullptr, tensor.dtype(), tensor.shape().subspan(1)).numel();
+}
+
+std::vector<int64_t> times(std::span<const int64_t> values, int64_t factor) {
+  std::vector<int64_t> products;
+  for (const int64_t value : values) products.push_back(value * factor);
+  return products;
+}
+
+// `copies` copies of `elements` elements of `dtype`.
+void add(Payload& payload, DType dtype, int64_t elements, int64_t copies = 1) {
+  payload.elements += elements * copies;
+  payload.bytes += elements * copies * static_cast<int64_t>(size_in_bytes(dtype));
+}
+
+Payload operator-(const Payload& a, const Payload& b) {
+  return {a.elements - b.elements, a.bytes - b.bytes};
+}
+
+Traffic operator-(const Traffic& a, const Traffic& b) {
+  return {a.others - b.others, a.self - b.self};
+}
+
 }  // namespace
+
+TrafficReport operator-(const TrafficReport& now, const TrafficReport& before) {
+  return {.all_to_all = now.all_to_all - before.all_to_all,
+          .all_gather = now.all_gather - before.all_gather,
+          .reduce_scatter = now.reduce_scatter - before.reduce_scatter,
+          .all_reduce = now.all_reduce - before.all_reduce,
+          .broadcast = now.broadcast - before.broadcast,
+          .point_to_point = now.point_to_point - before.point_to_point};
+}
 
 std::string Communicator::who() const {
   return fmt::format("{} (rank {} of {})", name_, rank_, size_);
@@ -48,8 +81,10 @@ std::unique_ptr<Communicator> Communicator::split(int color, int key, std::strin
 
 Event Communicator::all_reduce_sum(Tensor x, Event after) {
   SY_CHECK(!x.is_none() && x.dtype() != DType::kU8, "{}: all_reduce_sum of {}", who(), describe(x));
-  // What any all-reduce must send at least: a reduce-scatter and an all-gather of the other parts.
-  traffic_.other_bytes += 2 * x.bytes() * (size_ - 1) / size_;
+  const int64_t slice = mine(slices_of(x.numel()));
+  add(traffic_.all_reduce.others, x.dtype(), x.numel() - slice);
+  add(traffic_.all_reduce.others, x.dtype(), slice, size_ - 1);
+  add(traffic_.all_reduce.self, x.dtype(), slice, 2);
   return do_all_reduce_sum(x, after);
 }
 
@@ -57,16 +92,41 @@ Event Communicator::reduce_scatter_sum(Tensor out, Tensor input, Event after) {
   SY_CHECK(!out.is_none() && !input.is_none() && out.dtype() == input.dtype() &&
                out.dtype() != DType::kU8 && input.numel() == out.numel() * size_,
            "{}: reduce_scatter_sum of {} into slices of {}", who(), describe(input), describe(out));
-  traffic_.other_bytes += out.bytes() * (size_ - 1);
-  return do_reduce_scatter_sum(out, input, after);
+  return reduce_scatter_counts(out.flat(), input.flat(), same_counts(out.numel()), after);
 }
 
 Event Communicator::all_gather(Tensor out, Tensor input, Event after) {
   SY_CHECK(!out.is_none() && !input.is_none() && out.dtype() == input.dtype() &&
                out.numel() == input.numel() * size_,
            "{}: all_gather of {} from each rank into {}", who(), describe(input), describe(out));
-  traffic_.other_bytes += input.bytes() * (size_ - 1);
-  return do_all_gather(out, input, after);
+  return all_gather_counts(out.flat(), input.flat(), same_counts(input.numel()), after);
+}
+
+Event Communicator::reduce_scatter_rows(Tensor out, Tensor input, std::span<const int64_t> rows,
+                                        Event after) {
+  check_rows("reduce_scatter_rows", input, out, rows);
+  SY_CHECK(out.dtype() != DType::kU8, "{}: reduce_scatter_rows of {}", who(), describe(input));
+  return reduce_scatter_counts(out.flat(), input.flat(), times(rows, elements_of_row(out)), after);
+}
+
+Event Communicator::all_gather_rows(Tensor out, Tensor input, std::span<const int64_t> rows,
+                                    Event after) {
+  check_rows("all_gather_rows", out, input, rows);
+  return all_gather_counts(out.flat(), input.flat(), times(rows, elements_of_row(out)), after);
+}
+
+Event Communicator::reduce_scatter_counts(Tensor out, Tensor input, std::span<const int64_t> counts,
+                                          Event after) {
+  add(traffic_.reduce_scatter.others, out.dtype(), input.numel() - out.numel());
+  add(traffic_.reduce_scatter.self, out.dtype(), out.numel());
+  return do_reduce_scatter_sum(out, input, counts, after);
+}
+
+Event Communicator::all_gather_counts(Tensor out, Tensor input, std::span<const int64_t> counts,
+                                      Event after) {
+  add(traffic_.all_gather.others, out.dtype(), input.numel(), size_ - 1);
+  add(traffic_.all_gather.self, out.dtype(), input.numel());
+  return do_all_gather(out, input, counts, after);
 }
 
 Event Communicator::all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
@@ -82,15 +142,19 @@ Event Communicator::all_to_all(Tensor out, std::span<const int64_t> receive_rows
            "{}: all_to_all sends ({}) rows of {} and receives ({}) into {}", who(),
            fmt::join(send_rows, ", "), describe(input), fmt::join(receive_rows, ", "),
            describe(out));
-  const int64_t kept_rows = send_rows[static_cast<size_t>(rank_)];
-  traffic_.all_to_all_bytes += input.bytes() - input.rows(0, kept_rows).bytes();
+  const int64_t kept = mine(send_rows) * elements_of_row(input);
+  add(traffic_.all_to_all.others, input.dtype(), input.numel() - kept);
+  add(traffic_.all_to_all.self, input.dtype(), kept);
   return do_all_to_all(out, receive_rows, input, send_rows, after);
 }
 
 Event Communicator::broadcast(Tensor x, int root, Event after) {
   SY_CHECK(!x.is_none(), "{}: broadcast of no tensor", who());
   check_member("broadcast from", root);
-  if (rank_ == root) traffic_.other_bytes += x.bytes() * (size_ - 1);
+  if (rank_ == root) {
+    add(traffic_.broadcast.others, x.dtype(), x.numel(), size_ - 1);
+    add(traffic_.broadcast.self, x.dtype(), x.numel());
+  }
   return do_broadcast(x, root, after);
 }
 
@@ -102,8 +166,9 @@ Event Communicator::send_receive(std::span<const Message> sends, std::span<const
       check_member("a message with", message.peer);
     }
   }
-  for (const Message& message : sends)
-    if (message.peer != rank_) traffic_.other_bytes += message.tensor.bytes();
+  Traffic& traffic = traffic_.point_to_point;
+  for (const auto& [tensor, peer] : sends)
+    add(peer == rank_ ? traffic.self : traffic.others, tensor.dtype(), tensor.numel());
   return do_send_receive(sends, receives, after);
 }
 
@@ -111,7 +176,7 @@ void Communicator::barrier() { all_gather_host(0); }
 
 std::vector<int64_t> Communicator::all_gather_host(int64_t value) {
   std::vector<int64_t> values(static_cast<size_t>(size_));
-  do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), {});
+  do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), same_counts(1), {});
   return values;
 }
 
@@ -119,22 +184,22 @@ std::vector<int64_t> Communicator::all_to_all_host(std::span<const int64_t> valu
   SY_CHECK(values.size() % static_cast<size_t>(size_) == 0, "{}: all_to_all_host of {} values",
            who(), values.size());
   std::vector<int64_t> sent(values.begin(), values.end()), received(values.size());
-  const std::vector<int64_t> counts(static_cast<size_t>(size_),
-                                    static_cast<int64_t>(values.size()) / size_);
+  const std::vector<int64_t> counts = same_counts(static_cast<int64_t>(values.size()) / size_);
   do_all_to_all(view_of(std::span(received)), counts, view_of(std::span(sent)), counts, {});
   return received;
 }
 
 void Communicator::all_reduce_sum_host(std::span<double> values) {
   std::vector<double> gathered(values.size() * static_cast<size_t>(size_));
-  do_all_gather(view_of(std::span(gathered)), view_of(values), {});
+  do_all_gather(view_of(std::span(gathered)), view_of(values),
+                same_counts(static_cast<int64_t>(values.size())), {});
   std::copy_n(gathered.begin(), values.size(), values.begin());
   for (size_t i = values.size(); i < gathered.size(); ++i) values[i % values.size()] += gathered[i];
 }
 
 double Communicator::all_reduce_max_host(double value) {
   std::vector<double> values(static_cast<size_t>(size_));
-  do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), {});
+  do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), same_counts(1), {});
   return std::accumulate(values.begin(), values.end(), values[0],
                          [](double max, double x) { return x > max || std::isnan(x) ? x : max; });
 }
@@ -169,6 +234,35 @@ std::vector<std::string> Communicator::gather_host(const std::string& bytes, int
 void Communicator::check_member(const char* what, int peer) const {
   SY_CHECK(peer >= 0 && peer < size_, "{}: {} rank {}, which is not in the group", who(), what,
            peer);
+}
+
+// `parts` holds rows[r] rows of each rank r, `mine` those of this rank.
+void Communicator::check_rows(const char* call, Tensor parts, Tensor my_part,
+                              std::span<const int64_t> rows) const {
+  SY_CHECK(rows.size() == static_cast<size_t>(size_), "{}: {} with {} counts of rows", who(), call,
+           rows.size());
+  SY_CHECK(same_rows(parts, my_part), "{}: {} of {} and {} (mine), whose rows differ", who(), call,
+           describe(parts), describe(my_part));
+  SY_CHECK(smallest_of(rows) >= 0 && sum_of(rows) == parts.dim(0) && mine(rows) == my_part.dim(0),
+           "{}: {} of ({}) rows in {} and {} (mine)", who(), call, fmt::join(rows, ", "),
+           describe(parts), describe(my_part));
+}
+
+std::vector<int64_t> Communicator::same_counts(int64_t count) const {
+  return std::vector<int64_t>(static_cast<size_t>(size_), count);
+}
+
+std::vector<int64_t> Communicator::slices_of(int64_t n) const {
+  std::vector<int64_t> counts;
+  for (int r = 0; r < size_; ++r) counts.push_back(n * (r + 1) / size_ - n * r / size_);
+  return counts;
+}
+
+Event Communicator::do_all_reduce_sum(Tensor x, Event after) {
+  const std::vector<int64_t> counts = slices_of(x.numel());
+  const Tensor flat = x.flat();
+  const Tensor slice = flat.rows(x.numel() * rank_ / size_, mine(counts));
+  return do_all_gather(flat, slice, counts, do_reduce_scatter_sum(slice, flat, counts, after));
 }
 
 }  // namespace switchyard

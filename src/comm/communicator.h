@@ -5,9 +5,9 @@
 // Collectives are dataflow: each takes the event after which its input is valid and its output no
 // longer read, and returns the event after which its output is valid. All ranks of a group call
 // the same collectives in the same order. Sums run in the order of ranks, so they are reproducible.
-// Contributions may be empty. Memory of input and output does not overlap, but for the two cases
-// named below. The functions ending in _host are for small host values (counts,
-// votes, metrics) and return when the result is there.
+// Contributions may be empty. Memory of input and output does not overlap, but for the cases named
+// below, in which a group of one copies nothing. The functions ending in _host are for small host
+// values (counts, votes, metrics) and return when the result is there.
 #pragma once
 
 #include <cstdint>
@@ -20,12 +20,31 @@
 
 namespace switchyard {
 
-// Bytes of tensors that this rank handed to a communicator for other ranks: its part for itself and
-// the small values of the _host functions are not counted.
-struct TrafficReport {
-  int64_t all_to_all_bytes = 0;
-  int64_t other_bytes = 0;
+struct Payload {
+  int64_t elements = 0, bytes = 0;  // elements of the tensors that travel, whatever their type
+  bool operator==(const Payload&) const = default;
 };
+
+// What this rank handed over in one kind of collective: for other ranks, counted once for each of
+// them, and for itself.
+struct Traffic {
+  Payload others, self;
+  bool operator==(const Traffic&) const = default;
+};
+
+// All that a rank has handed to a communicator since it was made; the small values of the _host
+// functions are not counted. n: elements of a tensor, P: size of the group, s: elements of my slice
+// of it. What is not mentioned counts nothing.
+struct TrafficReport {
+  Traffic all_to_all;      // others: rows for other ranks; self: rows for me
+  Traffic all_gather;      // of n:   others: n (P - 1);            self: n
+  Traffic reduce_scatter;  // of n:   others: n - s;                self: s
+  Traffic all_reduce;      // of n:   others: n - s + s (P - 1);    self: 2 s  (slice r of n: below)
+  Traffic broadcast;       // of n:   others: n (P - 1) on root;    self: n on root
+  Traffic point_to_point;  // messages sent to other ranks; to myself
+  bool operator==(const TrafficReport&) const = default;
+};
+TrafficReport operator-(const TrafficReport& now, const TrafficReport& before);
 
 // One message of send_receive.
 struct Message {
@@ -46,13 +65,18 @@ class Communicator {
   // here).
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
 
-  // x = sum over ranks. f32, f64, i32, i64. (All ranks get the same bits.)
+  // x = sum over ranks. All ranks get the same bits. Sums of bf16 are held in f32 and rounded once.
+  // (Rank r sums elements [n r / P, n (r + 1) / P), its slice, and hands the sum to all.)
   Event all_reduce_sum(Tensor x, Event after = {});
   // out = my slice of the sum; input holds size() slices of out's size, one after another. `out`
   // may be my slice of `input`.
   Event reduce_scatter_sum(Tensor out, Tensor input, Event after = {});
   // out = the inputs of all ranks, one after another. `input` may be my slice of `out`.
   Event all_gather(Tensor out, Tensor input, Event after = {});
+  // The same with rows[r] rows (of dim 0, 0 or more) for rank r; `rows` is equal on all ranks.
+  Event reduce_scatter_rows(Tensor out, Tensor input, std::span<const int64_t> rows,
+                            Event after = {});
+  Event all_gather_rows(Tensor out, Tensor input, std::span<const int64_t> rows, Event after = {});
   // Rank r gets send_rows[r] rows (of dim 0) of `input`, which are ordered by receiving rank; out
   // holds receive_rows[r] rows from each rank r, ordered by sending rank.
   Event all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
@@ -82,12 +106,26 @@ class Communicator {
 
  private:
   void check_member(const char* what, int peer) const;
+  void check_rows(const char* call, Tensor parts, Tensor my_part,
+                  std::span<const int64_t> rows) const;
+  // The same for every rank, and n cut into one slice for each.
+  std::vector<int64_t> same_counts(int64_t count) const;
+  std::vector<int64_t> slices_of(int64_t n) const;
+  int64_t mine(std::span<const int64_t> counts) const { return counts[static_cast<size_t>(rank_)]; }
+  // Flat tensors; count what is about to travel.
+  Event reduce_scatter_counts(Tensor out, Tensor input, std::span<const int64_t> counts,
+                              Event after);
+  Event all_gather_counts(Tensor out, Tensor input, std::span<const int64_t> counts, Event after);
 
-  // Called after sizes have been checked.
+  // Called after sizes have been checked. Those with `counts` get flat tensors, counts[r] elements
+  // of them for each rank r.
   virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string name) = 0;
-  virtual Event do_all_reduce_sum(Tensor x, Event after) = 0;
-  virtual Event do_reduce_scatter_sum(Tensor out, Tensor input, Event after) = 0;
-  virtual Event do_all_gather(Tensor out, Tensor input, Event after) = 0;
+  // Unless overridden: a reduce-scatter and an all-gather, both in place.
+  virtual Event do_all_reduce_sum(Tensor x, Event after);
+  virtual Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,
+                                      Event after) = 0;
+  virtual Event do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
+                              Event after) = 0;
   virtual Event do_all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
                               std::span<const int64_t> send_rows, Event after) = 0;
   virtual Event do_broadcast(Tensor x, int root, Event after) = 0;

@@ -33,6 +33,7 @@ void copy_host(Tensor out, Tensor input) {
 }
 
 void sum_host(Tensor out, std::span<const Tensor> inputs) {
+  if (inputs.size() == 1) return copy_host(out, inputs[0]);
   switch (out.dtype()) {
     case DType::kF32:
       return sum<float>(out, inputs);

@@ -72,34 +72,21 @@ std::unique_ptr<Communicator> MpiCommunicator::do_split(int color, int key, std:
   return communicator;
 }
 
-Event MpiCommunicator::do_all_reduce_sum(Tensor x, Event after) {
-  const Tensor flat = x.flat();
-  const auto item = static_cast<int64_t>(size_in_bytes(x.dtype()));
-  for_each_piece(flat.numel(), kSumPieceBytes / item,
-                 [&](int64_t begin, int64_t count) { all_reduce_piece(flat.rows(begin, count)); });
-  return after;
-}
-
-// Rank r sums the r-th slice of the piece, then all gather the slices.
-void MpiCommunicator::all_reduce_piece(Tensor piece) {
-  std::vector<Tensor> slices;
-  for (int r = 0; r < size(); ++r) {
-    const int64_t begin = piece.numel() * r / size(), end = piece.numel() * (r + 1) / size();
-    slices.push_back(piece.rows(begin, end - begin));
-  }
-  sum_contributions(slices[rank()], slices);
-  exchange_all(std::vector<Tensor>(size(), slices[rank()]), slices);
-}
-
-Event MpiCommunicator::do_reduce_scatter_sum(Tensor out, Tensor input, Event after) {
+Event MpiCommunicator::do_reduce_scatter_sum(Tensor out, Tensor input,
+                                             std::span<const int64_t> counts, Event after) {
   const auto item = static_cast<int64_t>(size_in_bytes(out.dtype()));
   const int64_t piece_items = std::max<int64_t>(1, kSumPieceBytes / (item * size()));
-  for_each_piece(out.numel(), piece_items, [&](int64_t begin, int64_t count) {
-    std::vector<Tensor> slices;
-    for (int r = 0; r < size(); ++r)
-      slices.push_back(input.flat().rows(r * out.numel() + begin, count));
-    sum_contributions(out.flat().rows(begin, count), slices);
-  });
+  const std::vector<Tensor> slices = cut(input, counts);
+  for_each_piece(*std::max_element(counts.begin(), counts.end()), piece_items,
+                 [&](int64_t begin, int64_t count) {
+                   const auto piece_of = [&](Tensor slice) {  // a shorter slice has fewer pieces
+                     const int64_t first = std::min(begin, slice.numel());
+                     return slice.rows(first, std::min(count, slice.numel() - first));
+                   };
+                   std::vector<Tensor> pieces;
+                   for (const Tensor& slice : slices) pieces.push_back(piece_of(slice));
+                   sum_contributions(piece_of(out), pieces);
+                 });
   return after;
 }
 
@@ -113,9 +100,9 @@ void MpiCommunicator::sum_contributions(Tensor sum, std::span<const Tensor> mine
   sum_host(sum, contributions);
 }
 
-Event MpiCommunicator::do_all_gather(Tensor out, Tensor input, Event after) {
-  const std::vector<int64_t> counts(size(), input.numel());
-  const std::vector<Tensor> slices = cut(out.flat(), counts);
+Event MpiCommunicator::do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
+                                     Event after) {
+  const std::vector<Tensor> slices = cut(out, counts);
   exchange_all(std::vector<Tensor>(size(), input), slices);
   copy_host(slices[rank()], input);
   return after;

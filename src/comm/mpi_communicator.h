@@ -24,16 +24,16 @@ class MpiCommunicator final : public Communicator {
 
  private:
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override;
-  Event do_all_reduce_sum(Tensor x, Event after) override;
-  Event do_reduce_scatter_sum(Tensor out, Tensor input, Event after) override;
-  Event do_all_gather(Tensor out, Tensor input, Event after) override;
+  Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,
+                              Event after) override;
+  Event do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
+                      Event after) override;
   Event do_all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
                       std::span<const int64_t> send_rows, Event after) override;
   Event do_broadcast(Tensor x, int root, Event after) override;
   Event do_send_receive(std::span<const Message> sends, std::span<const Message> receives,
                         Event after) override;
 
-  void all_reduce_piece(Tensor piece);
   // sum = what all ranks contribute to it, added in their order; mine[r] is my contribution to the
   // sum that rank r makes. `sum` may be mine[rank()].
   void sum_contributions(Tensor sum, std::span<const Tensor> mine);

@@ -8,14 +8,14 @@ std::unique_ptr<Communicator> SelfCommunicator::do_split(int, int, std::string n
   return std::make_unique<SelfCommunicator>(std::move(name));
 }
 
-Event SelfCommunicator::do_all_reduce_sum(Tensor, Event after) { return after; }
-
-Event SelfCommunicator::do_reduce_scatter_sum(Tensor out, Tensor input, Event after) {
+Event SelfCommunicator::do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t>,
+                                              Event after) {
   copy_host(out, input);
   return after;
 }
 
-Event SelfCommunicator::do_all_gather(Tensor out, Tensor input, Event after) {
+Event SelfCommunicator::do_all_gather(Tensor out, Tensor input, std::span<const int64_t>,
+                                      Event after) {
   copy_host(out, input);
   return after;
 }

@@ -11,9 +11,10 @@ class SelfCommunicator final : public Communicator {
 
  private:
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override;
-  Event do_all_reduce_sum(Tensor x, Event after) override;
-  Event do_reduce_scatter_sum(Tensor out, Tensor input, Event after) override;
-  Event do_all_gather(Tensor out, Tensor input, Event after) override;
+  Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,
+                              Event after) override;
+  Event do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
+                      Event after) override;
   Event do_all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
                       std::span<const int64_t> send_rows, Event after) override;
   Event do_broadcast(Tensor x, int root, Event after) override;

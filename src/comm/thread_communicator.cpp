@@ -15,6 +15,10 @@ std::string describe(const char* call, Tensor tensor) {
   return fmt::format("{} of {} ({})", call, name_of(tensor.dtype()), tensor.numel());
 }
 
+std::string describe(const char* call, Tensor tensor, std::span<const int64_t> counts) {
+  return fmt::format("{} of {} ({})", call, name_of(tensor.dtype()), fmt::join(counts, ", "));
+}
+
 class ThreadCommunicator final : public Communicator {
  public:
   ThreadCommunicator(ThreadJob& job, ThreadGroup& group, int rank, std::string name)
@@ -61,11 +65,11 @@ class ThreadCommunicator final : public Communicator {
     return std::make_unique<ThreadCommunicator>(job_, *part, part_rank, std::move(split_name));
   }
 
-  // sum = slice number `slice` of all ranks' inputs, added in the order of ranks.
-  void sum_slices(Tensor sum, int slice) const {
+  // sum = the elements from `begin` on of all ranks' inputs, added in the order of ranks.
+  void sum_slices(Tensor sum, int64_t begin) const {
     std::vector<Tensor> slices;
     for (const ThreadContribution& contribution : group_.contributions)
-      slices.push_back(contribution.input.flat().rows(slice * sum.numel(), sum.numel()));
+      slices.push_back(contribution.input.flat().rows(begin, sum.numel()));
     sum_host(sum, slices);
   }
 
@@ -77,19 +81,25 @@ class ThreadCommunicator final : public Communicator {
     return after;
   }
 
-  Event do_reduce_scatter_sum(Tensor out, Tensor input, Event after) override {
+  Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,
+                              Event after) override {
     std::vector<std::byte> memory(static_cast<size_t>(out.bytes()));
     const Tensor sum(memory.data(), out.dtype(), {out.numel()});
-    collective({.call = describe("reduce_scatter_sum", input), .input = input},
-               [&] { sum_slices(sum, rank()); });
+    const int64_t begin = std::reduce(counts.begin(), counts.begin() + rank());
+    collective({.call = describe("reduce_scatter_sum", input, counts), .input = input},
+               [&] { sum_slices(sum, begin); });
     copy_host(out, sum);
     return after;
   }
 
-  Event do_all_gather(Tensor out, Tensor input, Event after) override {
-    collective({.call = describe("all_gather", input), .input = input}, [&] {
-      for (int other = 0; other < size(); ++other)
-        copy_host(out.flat().rows(other * input.numel(), input.numel()), of(other).input);
+  Event do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
+                      Event after) override {
+    collective({.call = describe("all_gather", input, counts), .input = input}, [&] {
+      int64_t begin = 0;
+      for (int other = 0; other < size(); ++other) {
+        copy_host(out.rows(begin, counts[other]), of(other).input);
+        begin += counts[other];
+      }
     });
     return after;
   }

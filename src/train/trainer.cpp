@@ -34,11 +34,14 @@ double sum_of(std::span<const double> values) {
 
 GridSizes grid_sizes(const RunConfig& config) {
   const ParallelismConfig& parallelism = config.parallelism;
+  const int tp = parallelism.tensor_parallel_size;
+  const int kv_heads = config.model.num_key_value_heads.value_or(config.model.num_attention_heads);
   return {.dp = *parallelism.data_parallel_size,
-          .tp = parallelism.tensor_parallel_size,
+          .tp = tp,
           .pp = parallelism.pipeline_parallel_size,
           .ep = parallelism.expert_parallel_size,
-          .etp = *parallelism.expert_tensor_parallel_size};
+          .etp = *parallelism.expert_tensor_parallel_size,
+          .kv_copies = std::max(1, tp / kv_heads)};
 }
 
 Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& grid,

@@ -1,5 +1,6 @@
 #include "comm/collective_checks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -64,6 +65,77 @@ void check_sums(Communicator& group, int64_t size) {
   group.reduce_scatter_sum(my_slice, input);
   const auto in_place = filled<T>(size, [&](int64_t i) { return my_slice.data<T>()[i]; });
   expect_values("reduce_scatter_sum in place", in_place, expected);
+}
+
+// Ranks own 0, 1, 2, 0, 1, ... times `scale` rows.
+std::vector<int64_t> uneven_rows(int size, int64_t scale) {
+  std::vector<int64_t> rows;
+  for (int r = 0; r < size; ++r) rows.push_back(r % 3 * scale);
+  return rows;
+}
+
+template <typename T>
+void check_rows(Communicator& group, int64_t scale) {
+  constexpr int64_t kWidth = 3;
+  const int P = group.size(), me = group.rank();
+  const std::vector<int64_t> rows = uneven_rows(P, scale);
+  const int64_t first = std::reduce(rows.begin(), rows.begin() + me);
+  const int64_t total = std::reduce(rows.begin(), rows.end());
+  const auto mine_of = [&](HostTensor<T>& all) { return all.view().rows(first, rows[me]); };
+
+  HostTensor<T> all({total, kWidth}), mine({rows[me], kWidth});
+  for (size_t i = 0; i < mine.values.size(); ++i)
+    mine.values[i] = coded<T>(0, first * kWidth + static_cast<int64_t>(i));
+  const auto gathered = [](int64_t i) { return coded<T>(0, i); };
+  group.all_gather_rows(all, mine, rows);
+  expect_values("all_gather_rows", all, gathered);
+  std::fill(all.values.begin(), all.values.end(), T{});
+  std::copy(mine.values.begin(), mine.values.end(), mine_of(all).template data<T>());
+  group.all_gather_rows(all, mine_of(all), rows);
+  expect_values("all_gather_rows in place", all, gathered);
+
+  const auto total_of = [&](int64_t i) { return sum_of_summands<T>(P, first * kWidth + i); };
+  for (size_t i = 0; i < all.values.size(); ++i)
+    all.values[i] = summand<T>(me, static_cast<int64_t>(i));
+  const auto input = all;
+  group.reduce_scatter_rows(mine, all, rows);
+  expect_values("reduce_scatter_rows", mine, total_of);
+  SY_CHECK(all.values == input.values, "reduce_scatter_rows changes its input");
+  const Tensor in_place = mine_of(all);
+  group.reduce_scatter_rows(in_place, all, rows);
+  std::copy_n(in_place.data<T>(), in_place.numel(), mine.values.begin());
+  expect_values("reduce_scatter_rows in place", mine, total_of);
+}
+
+// Sums of bf16 are exact to half a unit in the last place of the result, however many ranks add:
+// terms of both signs, which lose far more when each addition is rounded.
+void check_bf16_sums(Communicator& group, int64_t size) {
+  const int P = group.size(), me = group.rank();
+  const auto term = [](int rank, int64_t i) {
+    const auto k = static_cast<float>((i * 31 + rank * 17) % 257 - 128);
+    return BFloat16(k * (rank % 2 == 0 ? 1.0f : 1.0f / 64));
+  };
+  const auto check = [&](const char* what, BFloat16 value, int64_t i) {
+    double sum = 0;
+    for (int rank = 0; rank < P; ++rank)
+      sum += static_cast<double>(static_cast<float>(term(rank, i)));
+    const double error = std::abs(static_cast<double>(static_cast<float>(value)) - sum);
+    SY_CHECK(error <= std::abs(sum) / 256, "{} of bf16: element {} is {}, not {}", what, i,
+             static_cast<float>(value), sum);
+  };
+  HostTensor<BFloat16> x({size});
+  for (int64_t i = 0; i < size; ++i) x.values[static_cast<size_t>(i)] = term(me, i);
+  const std::vector<int64_t> rows = [&] {
+    std::vector<int64_t> counts(P, size / P);
+    counts.back() += size % P;
+    return counts;
+  }();
+  HostTensor<BFloat16> mine({rows[me]});
+  group.reduce_scatter_rows(mine, x, rows);
+  for (int64_t i = 0; i < rows[me]; ++i)
+    check("reduce_scatter_rows", mine.values[static_cast<size_t>(i)], me * (size / P) + i);
+  group.all_reduce_sum(x);
+  for (int64_t i = 0; i < size; ++i) check("all_reduce_sum", x.values[static_cast<size_t>(i)], i);
 }
 
 // Numbers whose sum depends on the order: 1e16 + 1 - 1e16 + 1 ... (The products are exact, so that
@@ -229,6 +301,13 @@ void check_collectives(Communicator& group) {
     check_copies<int64_t>(group, size);
     check_copies<uint8_t>(group, size);
   }
+  for (const int64_t scale : {0, 1, 400'000}) check_rows<float>(group, scale);
+  for (const int64_t scale : {1, 777}) {
+    check_rows<double>(group, scale);
+    check_rows<int32_t>(group, scale);
+    check_rows<int64_t>(group, scale);
+  }
+  for (const int64_t size : {0, 1, 10'007}) check_bf16_sums(group, size);
   check_order_of_sums(group);
   for (const int64_t scale : {0, 1, 25'000}) {
     check_all_to_all<float>(group, scale);

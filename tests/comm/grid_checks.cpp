@@ -10,7 +10,7 @@ namespace {
 
 bool operator==(const GridCoordinates& a, const GridCoordinates& b) {
   return a.dp == b.dp && a.tp == b.tp && a.pp == b.pp && a.ep == b.ep && a.etp == b.etp &&
-         a.edp == b.edp;
+         a.edp == b.edp && a.kv == b.kv;
 }
 
 // The coordinates of all ranks, by counting: the ranks of a world in order, the first named axis
@@ -19,7 +19,8 @@ std::vector<GridCoordinates> enumerate(const GridSizes& sizes) {
   std::vector<GridCoordinates> ranks;
   for (int p = 0; p < sizes.pp; ++p)
     for (int d = 0; d < sizes.dp; ++d)
-      for (int t = 0; t < sizes.tp; ++t) ranks.push_back({.dp = d, .tp = t, .pp = p});
+      for (int t = 0; t < sizes.tp; ++t)
+        ranks.push_back({.dp = d, .tp = t, .pp = p, .kv = t % sizes.kv_copies});
   auto rank = ranks.begin();
   for (int p = 0; p < sizes.pp; ++p)
     for (int f = 0; f < sizes.dp * sizes.tp / (sizes.ep * sizes.etp); ++f)
@@ -71,6 +72,11 @@ void check_grid(Communicator& world, const GridSizes& sizes) {
   check_group(grid.etp(), me.etp, ranks, rank, {pp, ep, edp}, name);
   check_group(grid.edp(), me.edp, ranks, rank, {pp, ep, etp}, name);
   check_group(grid.stage(), me.tp + sizes.tp * me.dp, ranks, rank, {pp}, name);
+  const Pick head = [&](const GridCoordinates& c) { return c.tp / sizes.kv_copies; };
+  check_group(grid.kv(), me.kv, ranks, rank, {dp, pp, head}, name);
+  const int last = sizes.pp - 1;
+  const Pick end = [&](const GridCoordinates& c) { return c.pp == last ? 0 : c.pp; };
+  check_group(grid.tied(), last > 0 && me.pp == last ? 1 : 0, ranks, rank, {dp, tp, end}, name);
   check_group(grid.world(), rank, ranks, rank, {}, name);
 }
 
@@ -84,7 +90,9 @@ int check_all_grids(Communicator& world) {
       for (int ep = 1; W % (dp * tp) == 0 && ep <= dp * tp; ++ep)
         for (int etp = 1; ep * etp <= dp * tp; ++etp) {
           if (dp * tp % (ep * etp) != 0) continue;
-          check_grid(world, {.dp = dp, .tp = tp, .pp = W / (dp * tp), .ep = ep, .etp = etp});
+          GridSizes sizes{.dp = dp, .tp = tp, .pp = W / (dp * tp), .ep = ep, .etp = etp};
+          for (sizes.kv_copies = 1; sizes.kv_copies <= tp; ++sizes.kv_copies)
+            if (tp % sizes.kv_copies == 0) check_grid(world, sizes);
           ++num_grids;
         }
   return num_grids;

@@ -1,4 +1,5 @@
-// ProcessGrid against an enumeration of its own, for every way to factorise a world.
+// ProcessGrid against an enumeration of its own, for every way to factorise a world, and for every
+// number of copies of key/value heads.
 #pragma once
 
 #include "comm/communicator.h"

@@ -22,6 +22,15 @@ TEST_CASE("arguments that do not fit") {
   CHECK_THROWS_WITH(group.all_gather(four_f64, four), contains_text("into f64 (4)"));
   CHECK_THROWS_WITH(group.reduce_scatter_sum(five, four), contains_text("slices of f32 (5)"));
   CHECK_THROWS_WITH(group.reduce_scatter_sum(bytes, bytes), contains_text("of u8 (4)"));
+  const std::vector<int64_t> negative = {-4};
+  CHECK_THROWS_WITH(group.all_gather_rows(rows, rows, two_counts),
+                    contains_text("all_gather_rows with 2 counts of rows"));
+  CHECK_THROWS_WITH(group.all_gather_rows(rows, wide_rows, four_rows),
+                    contains_text("f32 (4, 3) and f32 (4, 5) (mine), whose rows differ"));
+  CHECK_THROWS_WITH(group.reduce_scatter_rows(rows, rows, three),
+                    contains_text("reduce_scatter_rows of (3) rows in f32 (4, 3)"));
+  CHECK_THROWS_WITH(group.reduce_scatter_rows(rows, rows, negative), contains_text("of (-4) rows"));
+  CHECK_THROWS_WITH(group.reduce_scatter_rows(bytes, bytes, four_rows), contains_text("of u8 (4)"));
   CHECK_THROWS_WITH(group.all_reduce_sum(bytes), contains_text("all_reduce_sum of u8 (4)"));
   CHECK_THROWS_WITH(group.all_reduce_sum({}), contains_text("no tensor"));
   CHECK_THROWS_WITH(group.all_to_all(rows, four_rows, rows, two_counts),
@@ -47,18 +56,24 @@ TEST_CASE("messages to myself must match") {
   CHECK_THROWS_WITH(group.send_receive(sends, receives), contains_text("received as f32 (5)"));
 }
 
-TEST_CASE("traffic counts the bytes for other ranks") {
+TEST_CASE("traffic counts what is handed over for other ranks, and for itself") {
   constexpr int kRanks = 4;
-  std::vector<TrafficReport> reports(kRanks);
+  std::vector<TrafficReport> reports(kRanks), before(kRanks);
   run_ranks(kRanks, [&](Communicator& world) {
-    HostTensor<float> eight({8}), thirty_two({32});
-    world.all_reduce_sum(eight);                  // 2 * 32 bytes * 3/4 = 48
-    world.all_gather(thirty_two, eight);          // 3 * 32 = 96
-    world.reduce_scatter_sum(eight, thirty_two);  // 3 * 32 = 96
-    world.broadcast(eight, 1);                    // rank 1: 3 * 32 = 96
     const int me = world.rank();
-    const Message sends[] = {{eight, me}, {eight, (me + 1) % kRanks}};  // 32
-    const Message receives[] = {{eight, me}, {eight, (me + 3) % kRanks}};
+    HostTensor<float> eight({8}), thirty_two({32}), mine({me, 2}), all({6, 2});
+    HostTensor<BFloat16> six({6});
+    world.all_reduce_sum(eight);
+    before[me] = world.traffic();
+    world.all_reduce_sum(six);  // slices of 1, 2, 1, 2
+    world.all_gather(thirty_two, eight);
+    world.reduce_scatter_sum(eight, thirty_two);
+    const std::vector<int64_t> rows = {0, 1, 2, 3};
+    world.all_gather_rows(all, mine, rows);
+    world.reduce_scatter_rows(mine, all, rows);
+    world.broadcast(eight, 1);
+    const Message sends[] = {{six, me}, {eight, (me + 1) % kRanks}};
+    const Message receives[] = {{six, me}, {eight, (me + 3) % kRanks}};
     world.send_receive(sends, receives);
 
     // Each rank sends r + 1 rows of two f64 to every rank r: ten rows, r + 1 of them to itself.
@@ -69,9 +84,19 @@ TEST_CASE("traffic counts the bytes for other ranks") {
     world.barrier();
     reports[me] = world.traffic();
   });
+  const auto f32 = [](int64_t elements) { return Payload{elements, 4 * elements}; };
+  const auto bf16 = [](int64_t elements) { return Payload{elements, 2 * elements}; };
+  const auto f64 = [](int64_t elements) { return Payload{elements, 8 * elements}; };
   for (int rank = 0; rank < kRanks; ++rank) {
-    CHECK(reports[rank].all_to_all_bytes == (10 - (rank + 1)) * 16);
-    CHECK(reports[rank].other_bytes == 48 + 96 + 96 + 32 + (rank == 1 ? 96 : 0));
+    const TrafficReport report = reports[rank] - before[rank];
+    const int slice = rank % 2 + 1;
+    CHECK(before[rank].all_reduce == Traffic{f32(6 + 3 * 2), f32(2 * 2)});
+    CHECK(report.all_reduce == Traffic{bf16(6 - slice + 3 * slice), bf16(2 * slice)});
+    CHECK(report.all_gather == Traffic{f32(3 * (8 + 2 * rank)), f32(8 + 2 * rank)});
+    CHECK(report.reduce_scatter == Traffic{f32(24 + 2 * (6 - rank)), f32(8 + 2 * rank)});
+    CHECK(report.broadcast == (rank == 1 ? Traffic{f32(3 * 8), f32(8)} : Traffic{}));
+    CHECK(report.point_to_point == Traffic{f32(8), bf16(6)});
+    CHECK(report.all_to_all == Traffic{f64(2 * (10 - (rank + 1))), f64(2 * (rank + 1))});
   }
 }
 

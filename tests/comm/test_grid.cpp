@@ -26,6 +26,8 @@ TEST_CASE("the order of axes, spelled out") {
   CHECK((two.tp == 0 && two.dp == 1 && two.pp == 0));
   CHECK((two.etp == 0 && two.ep == 0 && two.edp == 1));
   CHECK((sizes.world() == 8 && sizes.edp() == 2));
+  const GridSizes copies{.tp = 4, .kv_copies = 2};  // of the first head on 0 and 1, ...
+  CHECK((coordinates_of(2, copies).kv == 0 && coordinates_of(3, copies).kv == 1));
 }
 
 TEST_CASE("sizes that do not fit") {
@@ -34,5 +36,7 @@ TEST_CASE("sizes that do not fit") {
   };
   CHECK_THROWS_WITH(make({.dp = 3})(), contains_text("dp 3 x tp 1 x pp 1 over 4 ranks"));
   CHECK_THROWS_WITH(make({.dp = 4, .ep = 3})(), contains_text("ep 3 x etp 1 does not divide dp 4"));
+  CHECK_THROWS_WITH(make({.tp = 4, .kv_copies = 3})(),
+                    contains_text("3 copies of key/value heads"));
   CHECK_THROWS_WITH(make({.dp = 4, .etp = 0})(), contains_text("at least one rank"));
 }

@@ -94,11 +94,11 @@ TEST_CASE("ranks that call different collectives") {
         return void(world.all_gather(sixteen, eight));
     }
   };
-  const char* const names[] = {"all_reduce_sum of f32 (4)",     "all_reduce_sum of f32 (8)",
-                               "all_reduce_sum of f64 (4)",     "all_gather of f32 (4)",
-                               "reduce_scatter_sum of f32 (8)", "broadcast of f32 (4) from 0",
-                               "broadcast of f32 (4) from 1",   "split",
-                               "all_gather of f32 (8)"};
+  const char* const names[] = {"all_reduce_sum of f32 (4)",        "all_reduce_sum of f32 (8)",
+                               "all_reduce_sum of f64 (4)",        "all_gather of f32 (4, 4)",
+                               "reduce_scatter_sum of f32 (4, 4)", "broadcast of f32 (4) from 0",
+                               "broadcast of f32 (4) from 1",      "split",
+                               "all_gather of f32 (8, 8)"};
   for (int first = 0; first < 9; ++first)
     for (int second = 0; second < 9; ++second) {
       const auto run = [&] {
@@ -136,7 +136,7 @@ TEST_CASE("a deadlock becomes an error that names who waits for whom") {
     if (world.rank() != 1) world.barrier();
   };
   CHECK_THROWS_WITH(run_ranks(3, absent, 0.1),
-                    contains_text("waits in all_gather of i64 (1) for rank(s)") &&
+                    contains_text("waits in all_gather of i64 (1, 1, 1) for rank(s)") &&
                         contains_text("no rank has moved for 0.1 s: deadlock"));
 
   const auto crossed = [](Communicator& world) {

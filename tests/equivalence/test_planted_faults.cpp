@@ -43,11 +43,13 @@ class FaultyCommunicator final : public Communicator {
       for (double& g : x.span<double>()) g *= 2;
     return done;
   }
-  Event do_reduce_scatter_sum(Tensor out, Tensor input, Event after) override {
-    return inner_.reduce_scatter_sum(out, input, after);
+  Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,
+                              Event after) override {
+    return inner_.reduce_scatter_rows(out, input, counts, after);
   }
-  Event do_all_gather(Tensor out, Tensor input, Event after) override {
-    return inner_.all_gather(out, input, after);
+  Event do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
+                      Event after) override {
+    return inner_.all_gather_rows(out, input, counts, after);
   }
   Event do_all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
                       std::span<const int64_t> send_rows, Event after) override {

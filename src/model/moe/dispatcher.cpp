@@ -130,10 +130,10 @@ Dispatcher::Traffic Dispatcher::take_traffic() { return std::exchange(traffic_, 
 void Dispatcher::exchange(Pass& pass, Tensor out, const std::vector<int64_t>& receive_rows,
                           Tensor input, const std::vector<int64_t>& send_rows) {
   const auto start = std::chrono::steady_clock::now();
-  const int64_t bytes_before = ep_.traffic().all_to_all_bytes;
+  const int64_t bytes_before = ep_.traffic().all_to_all.others.bytes;
   const Event ready = backend_.record(pass.queue);
   backend_.wait(pass.queue, ep_.all_to_all(out, receive_rows, input, send_rows, ready));
-  traffic_.bytes += ep_.traffic().all_to_all_bytes - bytes_before;
+  traffic_.bytes += ep_.traffic().all_to_all.others.bytes - bytes_before;
   traffic_.seconds +=
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
