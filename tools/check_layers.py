@@ -25,7 +25,7 @@ LAYERS = {
     "data": ["config"] + LOWEST,
     "model": ["config"] + PARALLEL,
     "pipeline": ["model", "config"] + PARALLEL,
-    "optim": ["model/parameter.h", "config"] + PARALLEL,
+    "optim": ["model/parameter.h", "model/unit_hooks.h", "config"] + PARALLEL,
     "checkpoint": ["model/parameter.h", "optim/flat_buffer.h", "config"] + PARALLEL,
     "train": ["checkpoint", "pipeline", "optim", "model", "data", "config"] + PARALLEL,
     "plan": ["pipeline/schedule.h", "pipeline/simulator.h", "config"] + LOWEST,

@@ -556,15 +556,20 @@ void Ops::clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms, double
   do_clip_coefficient(q, scalars, squared_norms, max_norm);
 }
 
-void Ops::adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Tensor scalars,
-                double beta1, double beta2, double eps, double weight_decay) {
+void Ops::adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v, Tensor gradient,
+                Tensor scalars, double beta1, double beta2, double eps, double weight_decay) {
   const Contract contract(__func__);
-  const DType real = contract.real("weight", weight);
+  const DType real = weight.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
+  contract.check_numel("weight", weight, real, weight.numel());
+  if (!rounded_weight.is_none()) {
+    contract.check_numel("weight", weight, DType::kF32, weight.numel());
+    contract.check_numel("rounded_weight", rounded_weight, DType::kBF16, weight.numel());
+  }
   contract.check_numel("m", m, real, weight.numel());
   contract.check_numel("v", v, real, weight.numel());
   contract.check_numel("gradient", gradient, real, weight.numel());
   contract.check("scalars", scalars, DType::kF64, {kNumStepScalars});
-  do_adamw(q, weight, m, v, gradient, scalars, beta1, beta2, eps, weight_decay);
+  do_adamw(q, weight, rounded_weight, m, v, gradient, scalars, beta1, beta2, eps, weight_decay);
 }
 
 // ---- Elementwise ----

@@ -201,8 +201,10 @@ class Ops {
   // AdamW (arXiv 1711.05101) on a flat range; g = gradient * kClipCoefficient:
   //   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2;
   //   w -= lr * (m / c1 / (sqrt(v / c2) + eps) + weight_decay * w).   Nothing when kSkipStep.
-  void adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Tensor scalars,
-             double beta1, double beta2, double eps, double weight_decay);
+  // weight, m, v and gradient are f32 or f64. With a master copy in f32, `rounded_weight` is the
+  // bf16 weight that receives the rounded result; none without.
+  void adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v, Tensor gradient,
+             Tensor scalars, double beta1, double beta2, double eps, double weight_decay);
 
   // ---- Elementwise ----
   void fill(Queue q, Tensor x, double value);
@@ -299,8 +301,9 @@ class Ops {
   virtual void do_squared_norm_add(Queue q, Tensor sum, Tensor x) = 0;
   virtual void do_clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms,
                                    double max_norm) = 0;
-  virtual void do_adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Tensor scalars,
-                        double beta1, double beta2, double eps, double weight_decay) = 0;
+  virtual void do_adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v,
+                        Tensor gradient, Tensor scalars, double beta1, double beta2, double eps,
+                        double weight_decay) = 0;
   virtual void do_fill(Queue q, Tensor x, double value) = 0;
   virtual void do_copy(Queue q, Tensor y, Tensor x) = 0;
   virtual void do_convert(Queue q, Tensor y, Tensor x) = 0;

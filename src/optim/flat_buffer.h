@@ -1,40 +1,112 @@
-// FlatBuffer: the parameters of one replica group laid end to end in one allocation per kind
-// (weights, gradients, first and second moments), so that a reduction, a norm or an update is one
-// operation on one tensor. Owns the memory that Parameter::weight and ::gradient view.
+// FlatBuffer: the memory of one group of parameters, laid out as flat_layout.h says: weights,
+// gradients, master weights and moments. Owns what Parameter::weight and the gradients view.
+//
+//   stage   weights   gradients       master, moments      (zero_optimization.stage)
+//     0     whole     whole           whole
+//     1     whole     whole           my slices
+//     2     whole     my slices       my slices
+//
+// Stage 2 with reduce_once_per_step keeps gradients as stage 1 does. "My slices" is one slice of
+// each bucket, one after another. Weights have the dtype `real`, everything else
+// accumulator_of(real); a master copy exists only where the two differ (bf16).
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "backend/backend.h"
-#include "model/parameter.h"
+#include "comm/communicator.h"
+#include "config/run_config.h"
+#include "optim/flat_layout.h"
 
 namespace switchyard {
 
+// Bytes of one group on this rank.
+struct MemoryOfGroup {
+  GroupKey key = {};
+  int num_sharers = 1;  // ranks among which the state is cut
+  int64_t trained_elements = 0, frozen_elements = 0;
+  double bytes_per_trained_element = 0;  // with d sharers, bf16, stage 2: 2 + 16 / d
+  double formula_bytes = 0;     // of the elements above; a frozen one costs its weight alone
+  int64_t padding_bytes = 0;    // what alignment adds
+  int64_t staging_bytes = 0;    // copies of weights in bucket order, of parameters trained in parts
+  int64_t allocated_bytes = 0;  // the sum of the three
+};
+
 class FlatBuffer {
  public:
-  // Lays out those of `parameters` that belong to `group`, in their order, and points their views
-  // here. Weights are initialised by name and global index (the same on every grid); gradients and
-  // moments are zero.
-  FlatBuffer(Backend& backend, const ParameterList& parameters, ReplicaGroup group, DType real,
-             double initializer_range, uint64_t seed);
+  // Allocates, initialises weights by name and global index (the same on every grid), binds
+  // Parameter::weight and, where whole gradients are kept, the gradients. `sharers` and the
+  // parameters are kept by reference.
+  FlatBuffer(Backend& backend, FlatLayout layout, Communicator& sharers, const RunConfig& config);
 
-  // All elements, padding included (padding is zero and stays zero).
-  Tensor weights() const { return weights_; }
-  Tensor gradients() const { return gradients_; }
+  const FlatLayout& layout() const { return layout_; }
+  const Bucket& bucket(size_t i) const { return layout_.buckets[i]; }
+  Communicator& sharers() const { return *sharers_; }
+  bool keeps_whole_gradients() const { return keeps_whole_gradients_; }
+  bool keeps_whole_state() const { return keeps_whole_state_; }
 
-  // The part of one parameter in each of the four.
-  struct Range {
-    Tensor weight, gradient, first_moment, second_moment;  // flat
-    bool weight_decay;
+  // A bucket as a whole. Of a staged bucket, `weights` is the copy in bucket order.
+  Tensor weights(size_t bucket) const { return weights_[bucket]; }
+  Tensor gradients(size_t bucket) const;  // if whole gradients are kept
+  // What this rank updates of a bucket: its slice, or everything in stage 0.
+  Tensor my_gradients(size_t bucket) const;
+  Tensor my_masters(size_t bucket) const;  // bf16
+  // My slice of a tensor that is laid out as a bucket.
+  Tensor my_slice(Tensor whole) const;
+  // My slice of the bucket's gradient.
+  Tensor gradient_slice(size_t bucket) const;
+
+  // The weights of the bucket's piece, where layers read them; flat.
+  Tensor weights(size_t bucket, size_t piece) const { return piece_weights_[bucket][piece]; }
+  // Points the gradients of the bucket's parameters into `whole`, or nowhere (none).
+  void bind_gradients(size_t bucket, Tensor whole) const;
+  // Between the weights that layers read and the copy in bucket order; nothing where they are the
+  // same. Out: my slice; in: everything.
+  void copy_slice_to_bucket_order(size_t bucket) const;
+  void copy_from_bucket_order(size_t bucket) const;
+
+  // One AdamW call: a stretch of one parameter that this rank updates; all flat.
+  struct Update {
+    Tensor weight;          // f32 or f64; bf16: the master copy
+    Tensor rounded_weight;  // bf16 only
+    Tensor first_moment, second_moment, gradient;
+    bool weight_decay = true;
   };
-  const std::vector<Range>& ranges() const { return ranges_; }
+  const std::vector<Update>& updates() const { return updates_; }
 
-  int64_t num_elements() const { return weights_.numel(); }
+  // Of gradients that micro-batches add to.
+  Tensor all_gradients() const { return gradients_; }
+
+  MemoryOfGroup memory() const;
 
  private:
-  Buffer memory_;
-  Tensor weights_, gradients_;
-  std::vector<Range> ranges_;
+  void allocate();
+  void place_weights();
+  void list_updates();
+  Tensor mine(Tensor kept, bool is_whole, size_t bucket) const;
+
+  Backend* backend_;
+  FlatLayout layout_;
+  Communicator* sharers_;
+  DType real_, accumulator_;
+  bool keeps_whole_gradients_, keeps_whole_state_;
+
+  Buffer weight_memory_, staging_memory_, gradient_memory_, state_memory_;
+  Tensor gradients_, first_moments_, second_moments_, masters_;  // flat; no masters but for bf16
+  std::vector<Tensor> weights_;                                  // by bucket
+  std::vector<std::vector<Tensor>> piece_weights_;               // by bucket and piece
+  std::vector<Update> updates_;
 };
+
+// Where the buckets of each unit are, over all groups.
+struct BucketPlace {
+  FlatBuffer* group = nullptr;
+  size_t bucket = 0;
+
+  int64_t size() const { return group->bucket(bucket).size; }
+};
+using BucketsByUnit = std::map<int, std::vector<BucketPlace>>;
+BucketsByUnit buckets_by_unit(std::vector<FlatBuffer>& groups);
 
 }  // namespace switchyard

@@ -77,6 +77,7 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& g
       statistics_(backend, num_moe_layers(config), config.moe.num_experts),
       scalars_memory_(backend, kNumStepScalars * static_cast<int64_t>(sizeof(double))),
       scalars_(scalars_memory_.tensor(DType::kF64, {kNumStepScalars})) {
+  for (Stage& piece : pieces_) piece.set_hooks(optimizer_.hooks());
   std::vector<double> peak = {backend.peak_flops(config.real())};
   grid.world().all_reduce_sum_host(peak);
   peak_flops_ = peak[0];
@@ -86,12 +87,13 @@ StepReport Trainer::train_step() {
   const double started_at = now_s();
   const std::vector<Batch> batches = next_batches();
   begin_step(batches);
-  optimizer_.zero_grads();
+  optimizer_.begin_step();
   pipeline_.train(upload_.upload(batches), statistics_.statistics(), scalars_,
                   step_ * *config_.gradient_accumulation_steps, routing_);
-  optimizer_.reduce_grads();
+  optimizer_.finish_reduction();
   optimizer_.clip_grads(scalars_);
   optimizer_.adamw_step(scalars_);
+  optimizer_.all_gather_params();
   ++step_;
   return finish_step(started_at);
 }
@@ -193,6 +195,7 @@ void check_finite(const StepReport& report) {
 
 ValidationReport Trainer::validate(int64_t max_batches) {
   const int64_t sequences = *config_.train_micro_batch_size_per_gpu * grid_.sizes().dp;
+  optimizer_.wait_for_params();
   int64_t num_batches = validation_loader_.num_global_micro_batches();
   if (max_batches > 0) num_batches = std::min(num_batches, max_batches);
   statistics_.clear(backend_.compute_queue());

@@ -11,7 +11,7 @@
 #include "data/loader.h"
 #include "model/stage.h"
 #include "optim/learning_rate.h"
-#include "optim/optimizer.h"
+#include "optim/zero_optimizer.h"
 #include "pipeline/pipeline.h"
 #include "train/batch_upload.h"
 
@@ -56,8 +56,13 @@ class Trainer {
   ValidationReport validate(int64_t max_batches);
 
   int64_t step() const { return step_; }  // steps taken
-  // Weights and, until the next step, the reduced gradients of the last one.
-  ParameterList parameters() { return parameters_; }
+  // Their weights may be read.
+  ParameterList parameters() {
+    optimizer_.wait_for_params();
+    return parameters_;
+  }
+  // Gradients of the last step and weights, for proofs.
+  ZeroOptimizer& optimizer() { return optimizer_; }
   // Record or replay the experts' choice from now on (model/moe/routing_log.h); may be nullptr.
   void set_routing_log(RoutingLog* routing) { routing_ = routing; }
 
@@ -74,7 +79,7 @@ class Trainer {
   Loader train_loader_, validation_loader_;
   std::deque<Stage> pieces_;  // of the model, on this rank
   ParameterList parameters_;
-  Optimizer optimizer_;
+  ZeroOptimizer optimizer_;
   Pipeline pipeline_;
   LearningRate learning_rate_;
   BatchUpload upload_;

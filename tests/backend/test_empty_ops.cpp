@@ -80,7 +80,7 @@ void run_with_zero_rows(Ops& ops) {
   ops.pack_row_gradients(q, returned, rows, choices);
   ops.unpack_row_gradients(q, rows, choices, returned, send_row, choice, 2);
 
-  ops.adamw(q, per_row, per_row, per_row, per_row, scalars, 0.9, 0.95, 1e-8, 0);
+  ops.adamw(q, per_row, Tensor(), per_row, per_row, per_row, scalars, 0.9, 0.95, 1e-8, 0);
   ops.fill(q, rows, 1);
   ops.copy(q, rows, rows);
   ops.convert(q, rows, rows);

@@ -56,7 +56,7 @@ TEST_CASE("a wrong shape is refused") {
              }),
              contains_text("combine_rows: out is f32 (2, 4), expected f32 (2, 3)"));
   CHECK_THAT(message_of([&] {
-               d.ops().adamw(kQueue, d.f32({4}), d.f32({4}), d.f32({3}), d.f32({4}),
+               d.ops().adamw(kQueue, d.f32({4}), Tensor(), d.f32({4}), d.f32({3}), d.f32({4}),
                              d.f64({kNumStepScalars}), 0.9, 0.95, 1e-8, 0);
              }),
              contains_text("adamw: v is f32 (3), expected f32 with 4 elements"));

@@ -34,7 +34,7 @@ struct AdamCase {
     const auto n = static_cast<int64_t>(gradient.values.size());
     gradient = shared_random<Real>(fmt::format("gradient {}", number), {n});
     auto scalars = step_scalars(number, rate, clip);
-    ops.adamw(kQueue, weight, m, v, gradient, scalars, kBeta1, kBeta2, kEps, decay);
+    ops.adamw(kQueue, weight, Tensor(), m, v, gradient, scalars, kBeta1, kBeta2, kEps, decay);
   }
 
   HostTensor<Real> weight, gradient, m, v;
@@ -88,7 +88,8 @@ TEST_CASE("weight decay does not pass through the moments") {
   const std::vector<double> before = c.weight.values;
   auto scalars = step_scalars(1, 0.5, 1);
   std::fill(c.gradient.values.begin(), c.gradient.values.end(), 0.0);
-  backend.ops().adamw(kQueue, c.weight, c.m, c.v, c.gradient, scalars, kBeta1, kBeta2, kEps, 0.25);
+  backend.ops().adamw(kQueue, c.weight, Tensor(), c.m, c.v, c.gradient, scalars, kBeta1, kBeta2,
+                      kEps, 0.25);
   for (size_t i = 0; i < before.size(); ++i)
     CHECK_THAT(c.weight.values[i], Catch::Matchers::WithinRel(0.875 * before[i], 1e-14));
   CHECK(c.m.values == std::vector<double>(10, 0.0));
@@ -100,10 +101,27 @@ TEST_CASE("AdamW does nothing in a step that is skipped") {
   auto scalars = step_scalars(1, 0.5, 1);
   scalar(scalars, StepScalar::kSkipStep) = 1;
   std::fill(c.gradient.values.begin(), c.gradient.values.end(), kUnset<float>);
-  backend.ops().adamw(kQueue, c.weight, c.m, c.v, c.gradient, scalars, kBeta1, kBeta2, kEps, 0.1);
+  backend.ops().adamw(kQueue, c.weight, Tensor(), c.m, c.v, c.gradient, scalars, kBeta1, kBeta2,
+                      kEps, 0.1);
   CHECK(c.weight.values == untouched.weight.values);
   CHECK(c.m.values == untouched.m.values);
   CHECK(c.v.values == untouched.v.values);
+}
+
+TEST_CASE("AdamW with a master copy: the same update, and bf16 weights that are its rounding") {
+  CpuBackend backend(2);
+  constexpr int64_t kSize = 40001;
+  AdamCase<float> plain(kSize), master(kSize);
+  HostTensor<BFloat16> rounded({kSize});
+  for (int step = 1; step <= 2; ++step) {
+    plain.step(backend.ops(), step, 0.01, 0.7, 0.1);
+    auto scalars = step_scalars(step, 0.01, 0.7);
+    backend.ops().adamw(kQueue, master.weight, rounded, master.m, master.v, plain.gradient, scalars,
+                        kBeta1, kBeta2, kEps, 0.1);
+  }
+  CHECK(master.weight.values == plain.weight.values);
+  for (size_t i = 0; i < rounded.values.size(); ++i)
+    REQUIRE(rounded.values[i].bits == BFloat16(master.weight.values[i]).bits);
 }
 
 TEST_CASE("AdamW in f32 and with several threads") {

@@ -18,7 +18,7 @@
 #include "data/tokenizer.h"
 #include "model/moe/routing_log.h"
 #include "model/stage.h"
-#include "optim/optimizer.h"
+#include "optim/zero_optimizer.h"
 #include "support/catch.h"
 
 using namespace switchyard;
@@ -155,7 +155,7 @@ class GoldenModel {
               .routing = &routing_};
     Stage::Saved saved;
     statistics_.clear(pass.queue);
-    optimizer_.zero_grads();
+    optimizer_.begin_step();
     stage_.forward(pass, Tensor(), saved);
     values_ = statistics_.download(pass.queue);
     hidden_ = values_of(saved.head.x_TD);
@@ -175,7 +175,7 @@ class GoldenModel {
   SelfCommunicator world_{"world"};
   ProcessGrid grid_{world_, GridSizes{}};
   Stage stage_{backend_, grid_, config_, whole_model(config_)};
-  Optimizer optimizer_{backend_, grid_, config_, stage_.parameters()};
+  ZeroOptimizer optimizer_{backend_, grid_, config_, stage_.parameters()};
   StatisticsBuffer statistics_{backend_, switchyard::num_moe_layers(config_),
                                config_.moe.num_experts};
   RoutingLog routing_;

@@ -2,6 +2,7 @@
 // in f64, with the loss sum(c * y) for random c.
 #include <functional>
 #include <numeric>
+#include <optional>
 
 #include "model/block.h"
 #include "model/embedding.h"
@@ -50,8 +51,9 @@ class LayerBench {
   }
 
   void allocate(const ParameterList& parameters) {
-    for (const ReplicaGroup group : {ReplicaGroup::kDense, ReplicaGroup::kExpert})
-      buffers.emplace_back(backend, parameters, group, DType::kF64, 0.4, 5);
+    RunConfig initial = config;
+    initial.model.initializer_range = 0.4;
+    optimizer.emplace(backend, grid, initial, parameters);
     for (Parameter* parameter : parameters)  // norms start at one: move them away from it
       for (double& w : parameter->weight.span<double>()) w += 0.1;
   }
@@ -67,7 +69,7 @@ class LayerBench {
   MicroBatch batch;
   HostTensor<double> scalars;
   RoutingLog routing;
-  std::vector<FlatBuffer> buffers;
+  std::optional<ZeroOptimizer> optimizer;  // owns the parameters of allocate()
 };
 
 using Forward = std::function<Tensor(Pass&, Tensor x)>;

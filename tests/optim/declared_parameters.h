@@ -1,56 +1,72 @@
-// DeclaredParameters: parameters of awkward sizes, dense ones and experts, as layers would declare
-// them on one rank of the expert-parallel group.
+// DeclaredParameters: parameters of awkward sizes and of every kind, as layers would declare them
+// on one rank of a grid: dense and sliced over tp, experts cut over ep and etp, copies with whole
+// and with partial gradients, parameters that several pipeline stages share, frozen rows.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "core/math.h"
+#include "comm/process_grid.h"
 #include "model/parameter.h"
 
 namespace switchyard::test {
 
+// A parameter of the whole model.
+struct Declaration {
+  std::string name;
+  std::vector<int64_t> shape;
+  int unit = 0;
+  ReplicaGroup group = ReplicaGroup::kDense;
+  Copies copies = Copies::kNone;
+  bool is_partial = false;
+  int tp_dim = -1;  // sliced over tp
+  Init init = Init::kNormal;
+  bool weight_decay = true;
+  std::vector<std::pair<int64_t, int64_t>> trained_rows = {};  // [begin, end); of all experts
+  bool is_frozen = false;
+
+  bool trains(int64_t row) const;  // of dim 0
+};
+
+enum class Freezing { kNothing, kSomeExperts };
+
 class DeclaredParameters {
  public:
   static constexpr int64_t kNumExperts = 4;
+  static constexpr int kNumUnits = 3;
 
-  explicit DeclaredParameters(int ep_rank = 0, int ep_size = 1) {
-    add(dense_parameter("embedding", {13, 5}));
-    add_experts("experts.up", 3, 7, ep_rank, ep_size);
-    add(dense_parameter("matrix", {8, 8}));
-    Parameter norm = dense_parameter("norm", {5});
-    norm.init = Init::kOnes;
-    norm.weight_decay = false;
-    add(norm);
-    add_experts("experts.down", 16, 4, ep_rank, ep_size);
-    Parameter router = dense_parameter("router", {kNumExperts, 33});
-    router.weight_decay = false;
-    add(router);
-  }
+  DeclaredParameters(const GridSizes& sizes, const GridCoordinates& me,
+                     Freezing freezing = Freezing::kNothing);
+  explicit DeclaredParameters(Freezing freezing = Freezing::kNothing)
+      : DeclaredParameters(GridSizes{}, GridCoordinates{}, freezing) {}
 
-  ParameterList list() {
-    ParameterList list;
-    for (Parameter& parameter : parameters_) list.push_back(&parameter);
-    return list;
-  }
+  // Of the stage `stage` of a pipeline. Names differ, but for what stages share.
+  static std::vector<Declaration> declarations(int stage, Freezing freezing);
+
+  ParameterList list();
   std::vector<Parameter>& all() { return parameters_; }
-  Parameter& named(const std::string& name) {
-    for (Parameter& parameter : parameters_)
-      if (parameter.name == name) return parameter;
-    throw Error(ExitCode::kInternal, "no parameter " + name);
-  }
+  Parameter& named(const std::string& name);
 
  private:
-  void add(Parameter parameter) { parameters_.push_back(std::move(parameter)); }
-
-  void add_experts(const std::string& name, int64_t rows, int64_t columns, int ep_rank,
-                   int ep_size) {
-    Parameter experts = sliced_parameter(name, {kNumExperts, rows, columns}, 0, ep_rank, ep_size);
-    experts.group = ReplicaGroup::kExpert;
-    add(experts);
-  }
-
   std::vector<Parameter> parameters_;
 };
+
+// Calls visit(element of the box, element of the whole) for every element of a parameter.
+template <typename Visit>
+void for_each_element(const Parameter& parameter, const Visit& visit) {
+  std::vector<int64_t> index(parameter.shape.size(), 0);
+  for (int64_t i = 0; i < parameter.numel(); ++i) {
+    int64_t whole = 0;
+    for (size_t d = 0; d < index.size(); ++d)
+      whole = whole * parameter.global_shape[d] + parameter.offset[d] + index[d];
+    visit(static_cast<size_t>(i), whole);
+    for (size_t d = index.size(); d-- > 0;) {
+      if (++index[d] < parameter.shape[d]) break;
+      index[d] = 0;
+    }
+  }
+}
 
 }  // namespace switchyard::test

@@ -13,7 +13,7 @@
 #include "core/random.h"
 #include "model/moe/routing_log.h"
 #include "model/stage.h"
-#include "optim/optimizer.h"
+#include "optim/zero_optimizer.h"
 
 namespace switchyard::test {
 
@@ -107,7 +107,7 @@ class TinyModel {
   // Leaves the gradients in parameters(); returns the loss.
   double loss_and_gradients() {
     Arena::Scope slot(activations_);
-    optimizer_.zero_grads();
+    optimizer_.begin_step();
     Pass pass = make_pass();
     stage_.forward(pass, Tensor(), saved_);
     const double loss = loss_of_statistics();
@@ -159,7 +159,7 @@ class TinyModel {
   SelfCommunicator world_;
   ProcessGrid grid_;
   Stage stage_;
-  Optimizer optimizer_;
+  ZeroOptimizer optimizer_;
   StatisticsBuffer statistics_;
   Arena activations_, scratch_, recomputed_;
   Stage::Saved saved_;

@@ -93,8 +93,9 @@ class CpuOps final : public Ops {
                                  int64_t first_id, Tensor scalars) override;
   void do_squared_norm_add(Queue q, Tensor sum, Tensor x) override;
   void do_clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms, double max_norm) override;
-  void do_adamw(Queue q, Tensor weight, Tensor m, Tensor v, Tensor gradient, Tensor scalars,
-                double beta1, double beta2, double eps, double weight_decay) override;
+  void do_adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v, Tensor gradient,
+                Tensor scalars, double beta1, double beta2, double eps,
+                double weight_decay) override;
   void do_fill(Queue q, Tensor x, double value) override;
   void do_copy(Queue q, Tensor y, Tensor x) override;
   void do_convert(Queue q, Tensor y, Tensor x) override;

@@ -14,6 +14,8 @@ namespace {
 // Squares are summed in f64 within blocks of this many elements, and blocks in order: the sum is
 // the same for every number of threads.
 constexpr int64_t kNormBlock = 1 << 12;
+// Updated weights are rounded to bf16 while they are still in the cache.
+constexpr int64_t kRoundingBlock = 1 << 10;
 
 double& scalar(Tensor scalars, StepScalar which) {
   return scalars.data<double>()[static_cast<int>(which)];
@@ -50,8 +52,9 @@ void CpuOps::do_clip_coefficient(Queue, Tensor scalars, Tensor squared_norms, do
   scalar(scalars, StepScalar::kSkipStep) = std::isfinite(norm) ? 0.0 : 1.0;
 }
 
-void CpuOps::do_adamw(Queue, Tensor weight, Tensor m, Tensor v, Tensor gradient, Tensor scalars,
-                      double beta1, double beta2, double eps, double weight_decay) {
+void CpuOps::do_adamw(Queue, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v,
+                      Tensor gradient, Tensor scalars, double beta1, double beta2, double eps,
+                      double weight_decay) {
   if (scalar(scalars, StepScalar::kSkipStep) != 0) return;
   with_real(weight.dtype(), [&](auto zero) {
     using Real = decltype(zero);
@@ -69,12 +72,18 @@ void CpuOps::do_adamw(Queue, Tensor weight, Tensor m, Tensor v, Tensor gradient,
       Real* __restrict m1 = m.data<Real>();
       Real* __restrict m2 = v.data<Real>();
       const Real* __restrict grad = gradient.data<Real>();
+      for (int64_t block = begin; block < end; block += kRoundingBlock) {
+        const int64_t last = std::min(end, block + kRoundingBlock);
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) {
-        const Real g = grad[i] * clip;
-        m1[i] = b1 * m1[i] + one_minus_b1 * g;
-        m2[i] = b2 * m2[i] + one_minus_b2 * g * g;
-        w[i] -= step * m1[i] / (std::sqrt(m2[i]) * root_scale + epsilon) + decay * w[i];
+        for (int64_t i = block; i < last; ++i) {
+          const Real g = grad[i] * clip;
+          m1[i] = b1 * m1[i] + one_minus_b1 * g;
+          m2[i] = b2 * m2[i] + one_minus_b2 * g * g;
+          w[i] -= step * m1[i] / (std::sqrt(m2[i]) * root_scale + epsilon) + decay * w[i];
+        }
+        if (rounded_weight.is_none()) continue;
+        BFloat16* __restrict rounded = rounded_weight.data<BFloat16>();
+        for (int64_t i = block; i < last; ++i) rounded[i] = BFloat16(static_cast<float>(w[i]));
       }
     });
   });
