@@ -1,6 +1,7 @@
 #include "pipeline/schedule.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 
 #include "core/error.h"
@@ -60,6 +61,8 @@ std::vector<PipelineStep> interleaved(const ScheduleSpec& spec, int stage) {
 }  // namespace
 
 ScheduleSpec schedule_spec(const RunConfig& config) {
+  SY_CHECK(*config.gradient_accumulation_steps <= std::numeric_limits<int>::max(),
+           "{} micro-batches per step", *config.gradient_accumulation_steps);
   return {.kind = config.pipeline.schedule,
           .num_stages = config.parallelism.pipeline_parallel_size,
           .num_micro_batches = static_cast<int>(*config.gradient_accumulation_steps),
