@@ -21,7 +21,7 @@ int run_generate(const GenerateOptions& options) {
                      "train_micro_batch_size_per_gpu=1", "gradient_accumulation_steps=1"}},
       world);
   CpuBackend backend(options.num_threads);
-  const ProcessGrid grid(world, GridSizes{});
+  const ProcessGrid grid(world, GridSizes{}, &backend);
   Generator generator(config, backend, grid, options.run_directory + "/model.safetensors");
 
   const ByteTokenizer tokenizer;

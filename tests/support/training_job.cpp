@@ -63,7 +63,7 @@ RunConfig small_job_config(const std::string& data_prefix) {
 TrainerOnRank::TrainerOnRank(RunConfig unresolved, Communicator& world)
     : config((resolve(unresolved, world.size()), std::move(unresolved))),
       backend(config.training.num_threads),
-      grid(world, grid_sizes(config)),
+      grid(world, grid_sizes(config), &backend),
       dataset(open_dataset(config)),
       trainer(config, backend, grid, dataset) {}
 
