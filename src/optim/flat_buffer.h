@@ -18,20 +18,9 @@
 #include "comm/communicator.h"
 #include "config/run_config.h"
 #include "optim/flat_layout.h"
+#include "optim/memory_of_group.h"
 
 namespace switchyard {
-
-// Bytes of one group on this rank.
-struct MemoryOfGroup {
-  GroupKey key = {};
-  int num_sharers = 1;  // ranks among which the state is cut
-  int64_t trained_elements = 0, frozen_elements = 0;
-  double bytes_per_trained_element = 0;  // with d sharers, bf16, stage 2: 2 + 16 / d
-  double formula_bytes = 0;     // of the elements above; a frozen one costs its weight alone
-  int64_t padding_bytes = 0;    // what alignment adds
-  int64_t staging_bytes = 0;    // copies of weights in bucket order, of parameters trained in parts
-  int64_t allocated_bytes = 0;  // the sum of the three
-};
 
 class FlatBuffer {
  public:

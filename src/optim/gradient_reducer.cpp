@@ -84,6 +84,13 @@ int64_t GradientReducer::bytes_in_flight() const {
   return bytes;
 }
 
+bool GradientReducer::is_idle() const {
+  return std::ranges::all_of(in_flight_, [&](const Reduction& reduction) {
+    return std::ranges::all_of(reduction.events,
+                               [&](Event event) { return backend_.is_complete(event); });
+  });
+}
+
 const std::vector<BucketPlace>& GradientReducer::buckets_of(int unit) const {
   static const std::vector<BucketPlace> kNone;
   const auto found = units_.find(unit);

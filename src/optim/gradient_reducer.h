@@ -40,6 +40,8 @@ class GradientReducer {
   void finish();
 
   int64_t bytes_in_flight() const;  // of the buffers
+  // All reductions that have been started are over, by themselves.
+  bool is_idle() const;
 
  private:
   // Holds one unit's gradients, and what of them travels.

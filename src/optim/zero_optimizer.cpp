@@ -1,5 +1,6 @@
 #include "optim/zero_optimizer.h"
 
+#include <exception>
 #include <utility>
 
 #include "backend/ops.h"
@@ -31,21 +32,32 @@ ZeroOptimizer::ZeroOptimizer(Backend& backend, const ProcessGrid& grid, const Ru
       gather_(backend, config, groups_),
       norms_(backend, (grid.world().size() + 1) * static_cast<int64_t>(sizeof(double))) {}
 
+// Weights under way arrive before their memory goes, unless the job ends with an error, when the
+// other ranks may never send them.
+ZeroOptimizer::~ZeroOptimizer() {
+  if (std::uncaught_exceptions() > 0) return;
+  try {
+    gather_.finish_all();
+  } catch (const Error&) {
+    // The end of the job: whoever uses the communicator next hears of it.
+  }
+}
+
 UnitHooks ZeroOptimizer::hooks() {
   return {.before_forward =
               [this](int unit) {
-                /*PROGRESS*/
+                backend_.progress();
                 gather_.finish(unit);
               },
           .before_gradients =
               [this](int unit) {
-                /*PROGRESS*/
+                backend_.progress();
                 reducer_.before_gradients(unit);
               },
           .after_gradients =
               [this](int unit, bool last) {
                 reducer_.after_gradients(unit, last);
-                /*PROGRESS*/
+                backend_.progress();
               }};
 }
 

@@ -36,6 +36,7 @@ class ZeroOptimizer {
   // `config`.
   ZeroOptimizer(Backend& backend, const ProcessGrid& grid, const RunConfig& config,
                 const ParameterList& parameters);
+  ~ZeroOptimizer();
   ZeroOptimizer(const ZeroOptimizer&) = delete;
   ZeroOptimizer& operator=(const ZeroOptimizer&) = delete;
 
@@ -60,6 +61,8 @@ class ZeroOptimizer {
 
   std::vector<MemoryOfGroup> memory() const;  // by group
   int64_t bytes_in_flight() const { return reducer_.bytes_in_flight(); }
+  // Every reduction started so far is over, though nobody has waited for it.
+  bool is_reduction_idle() const { return reducer_.is_idle(); }
 
  private:
   Communicator* copies_of(const GroupKey& key) const;

@@ -67,6 +67,25 @@ void log_start(const RunConfig& config, Backend& backend, const ProcessGrid& gri
                dataset.num_samples(Split::kValidation), config.training.output_dir);
 }
 
+// Of rank 0; stages of a pipeline and ranks with more experts differ.
+void log_memory(const RunConfig& config, const ProcessGrid& grid, const ZeroOptimizer& optimizer) {
+  const int stage = config.zero_optimization.stage;
+  spdlog::info("weights, gradients and optimizer state (ZeRO stage {}):", stage);
+  bool has_experts = false;
+  for (const MemoryOfGroup& group : optimizer.memory()) {
+    spdlog::info("  {}", group.text());
+    has_experts = has_experts || group.key.group == ReplicaGroup::kExpert;
+  }
+  if (optimizer.bytes_in_flight() > 0)
+    spdlog::info("  gradients in flight: {:.1f} MB",
+                 static_cast<double>(optimizer.bytes_in_flight()) / 1e6);
+  if (stage > 0 && has_experts && grid.edp().size() == 1)
+    spdlog::warn(
+        "zero_optimization.stage {} cuts nothing of the experts: with ep {} x etp {}, no two ranks "
+        "hold the same ones (edp 1)",
+        stage, grid.sizes().ep, grid.sizes().etp);
+}
+
 void log_validation(const RunConfig& config, const Dataset& dataset,
                     const ValidationReport& report) {
   const double bits = report.lm_loss / std::log(2.0);
@@ -95,6 +114,7 @@ void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& 
   const fs::path directory = config.training.output_dir;
   if (world.rank() == 0) {
     log_start(config, backend, grid, *dataset, trainer);
+    log_memory(config, grid, trainer.optimizer());
     metrics.emplace(directory / "metrics.jsonl", config.training.max_steps, config.steps_per_print);
   }
 
