@@ -25,10 +25,19 @@ struct Queue {
   int id = 0;
 };
 
-// A point in a queue's work. A default Event is always complete.
+// A point in a queue's work, or the end of a PendingWork. A default Event is always complete.
 struct Event {
   int queue = -1;
   int64_t ticket = 0;
+};
+
+// Work under way outside any queue: messages between ranks, say, which move only when asked.
+class PendingWork {
+ public:
+  virtual ~PendingWork() = default;
+  // Does what can be done at once; never waits for anybody. True when all is done; not called again
+  // then. An error is thrown to whoever let the work advance, and is the end of the job.
+  virtual bool advance() = 0;
 };
 
 // What a backend has handed out.
@@ -53,8 +62,17 @@ class Backend {
   virtual Event record(Queue queue) = 0;
   // Later work of `queue` starts after `event`. Never blocks the host.
   virtual void wait(Queue queue, Event event) = 0;
-  // Blocks the host: the only call of the project that does.
+  // Blocks the host: the only call of the project that does. Pending work advances meanwhile.
   virtual void host_wait(Event event) = 0;
+
+  // Takes over `work`, which first advances when `after` has completed, at once if it has. Returns
+  // the event that completes when the work is done. Work of which nobody waits for the event must
+  // not outlive what it refers to.
+  virtual Event start(std::unique_ptr<PendingWork> work, Event after = {}) = 0;
+  // Lets all pending work advance. Called now and then during long computations, so that messages
+  // move beside them.
+  virtual void progress() = 0;
+  virtual bool is_complete(Event event) = 0;  // never blocks, and advances nothing
 
   // Copies between host and device memory. The host memory may be reused when the call returns.
   virtual void upload(Queue queue, Tensor device, const void* host) = 0;

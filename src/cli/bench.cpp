@@ -71,7 +71,7 @@ int run_bench_step(const BenchOptions& options, Communicator& world) {
   agree(world, [&] { refuse_unbuilt(config); });
   CpuBackend backend(config.training.num_threads);
   warn_about_speed(backend, world);
-  const ProcessGrid grid(world, grid_sizes(config));
+  const ProcessGrid grid(world, grid_sizes(config), &backend);
   std::optional<Dataset> dataset;
   agree(world, [&] { dataset.emplace(random_dataset(config)); });
 

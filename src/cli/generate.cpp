@@ -16,11 +16,12 @@ int run_generate(const GenerateOptions& options) {
       {.path = options.run_directory + "/config.json",
        .overrides = {"parallelism.data_parallel_size=1", "parallelism.tensor_parallel_size=1",
                      "parallelism.pipeline_parallel_size=1", "parallelism.expert_parallel_size=1",
-                     "parallelism.expert_tensor_parallel_size=1", "train_batch_size=1",
+                     "parallelism.expert_tensor_parallel_size=1", "pipeline.virtual_stages=1",
+                     "pipeline.layers_per_stage=[]", "train_batch_size=1",
                      "train_micro_batch_size_per_gpu=1", "gradient_accumulation_steps=1"}},
       world);
   CpuBackend backend(options.num_threads);
-  const ProcessGrid grid(world, GridSizes{});
+  const ProcessGrid grid(world, GridSizes{}, &backend);
   Generator generator(config, backend, grid, options.run_directory + "/model.safetensors");
 
   const ByteTokenizer tokenizer;

@@ -61,7 +61,7 @@ int run_train(const ConfigOptions& options, Communicator& world) {
   agree(world, [&] { refuse_unbuilt(config); });
   CpuBackend backend(config.training.num_threads);
   warn_about_speed(backend, world);
-  const ProcessGrid grid(world, grid_sizes(config));
+  const ProcessGrid grid(world, grid_sizes(config), &backend);
   run_training(config, backend, grid);
   return 0;
 }

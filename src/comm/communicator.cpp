@@ -76,7 +76,9 @@ std::string Communicator::who() const {
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string name) {
   SY_CHECK(color >= 0, "{}: split with color {}, which must not be negative", who(), color);
-  return do_split(color, key, std::move(name));
+  auto part = do_split(color, key, std::move(name));
+  if (backend_ != nullptr) part->use(*backend_);
+  return part;
 }
 
 Event Communicator::all_reduce_sum(Tensor x, Event after) {
@@ -172,11 +174,16 @@ Event Communicator::send_receive(std::span<const Message> sends, std::span<const
   return do_send_receive(sends, receives, after);
 }
 
+void Communicator::finish(Event event) const {
+  if (backend_ != nullptr) backend_->host_wait(event);
+}
+
 void Communicator::barrier() { all_gather_host(0); }
 
 std::vector<int64_t> Communicator::all_gather_host(int64_t value) {
   std::vector<int64_t> values(static_cast<size_t>(size_));
-  do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), same_counts(1), {});
+  finish(
+      do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), same_counts(1), {}));
   return values;
 }
 
@@ -185,21 +192,22 @@ std::vector<int64_t> Communicator::all_to_all_host(std::span<const int64_t> valu
            who(), values.size());
   std::vector<int64_t> sent(values.begin(), values.end()), received(values.size());
   const std::vector<int64_t> counts = same_counts(static_cast<int64_t>(values.size()) / size_);
-  do_all_to_all(view_of(std::span(received)), counts, view_of(std::span(sent)), counts, {});
+  finish(do_all_to_all(view_of(std::span(received)), counts, view_of(std::span(sent)), counts, {}));
   return received;
 }
 
 void Communicator::all_reduce_sum_host(std::span<double> values) {
   std::vector<double> gathered(values.size() * static_cast<size_t>(size_));
-  do_all_gather(view_of(std::span(gathered)), view_of(values),
-                same_counts(static_cast<int64_t>(values.size())), {});
+  finish(do_all_gather(view_of(std::span(gathered)), view_of(values),
+                       same_counts(static_cast<int64_t>(values.size())), {}));
   std::copy_n(gathered.begin(), values.size(), values.begin());
   for (size_t i = values.size(); i < gathered.size(); ++i) values[i % values.size()] += gathered[i];
 }
 
 double Communicator::all_reduce_max_host(double value) {
   std::vector<double> values(static_cast<size_t>(size_));
-  do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), same_counts(1), {});
+  finish(
+      do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), same_counts(1), {}));
   return std::accumulate(values.begin(), values.end(), values[0],
                          [](double max, double x) { return x > max || std::isnan(x) ? x : max; });
 }
@@ -207,9 +215,9 @@ double Communicator::all_reduce_max_host(double value) {
 void Communicator::broadcast_host(std::string& bytes, int root) {
   check_member("broadcast_host from", root);
   auto length = static_cast<int64_t>(bytes.size());
-  do_broadcast(view_of(std::span(&length, 1)), root, {});
+  finish(do_broadcast(view_of(std::span(&length, 1)), root, {}));
   bytes.resize(static_cast<size_t>(length));
-  do_broadcast(view_of(bytes), root, {});
+  finish(do_broadcast(view_of(bytes), root, {}));
 }
 
 std::vector<std::string> Communicator::gather_host(const std::string& bytes, int root) {
@@ -219,7 +227,7 @@ std::vector<std::string> Communicator::gather_host(const std::string& bytes, int
   send_bytes[static_cast<size_t>(root)] = static_cast<int64_t>(bytes.size());
   if (rank_ == root) receive_bytes = lengths;
   std::string sent = bytes, received(static_cast<size_t>(sum_of(receive_bytes)), '\0');
-  do_all_to_all(view_of(received), receive_bytes, view_of(sent), send_bytes, {});
+  finish(do_all_to_all(view_of(received), receive_bytes, view_of(sent), send_bytes, {}));
 
   std::vector<std::string> parts;
   if (rank_ != root) return parts;

@@ -8,6 +8,14 @@
 // Contributions may be empty. Memory of input and output does not overlap, but for the cases named
 // below, in which a group of one copies nothing. The functions ending in _host are for small host
 // values (counts, votes, metrics) and return when the result is there.
+//
+// A communicator blocks until it is given a backend. From then on a collective may return before it
+// is done, any number may be in flight, on one communicator and on several, and the backend
+// completes their events; waiting for one event lets all of them advance, and so do the _host
+// functions while they wait. So ranks may wait for events in any order without holding each other
+// up. What does hold others up: a long computation without Backend::progress(), a split, and any
+// call of a communicator without a backend. A communicator outlives its collectives in flight. The
+// self and thread communicators wait for the event they are given, and are done when they return.
 #pragma once
 
 #include <cstdint>
@@ -65,6 +73,9 @@ class Communicator {
   // here).
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
 
+  // From now on `backend` completes the events of collectives, here and in groups split off later.
+  virtual void use(Backend& backend) { backend_ = &backend; }
+
   // x = sum over ranks. All ranks get the same bits. Sums of bf16 are held in f32 and rounded once.
   // (Rank r sums elements [n r / P, n (r + 1) / P), its slice, and hands the sum to all.)
   Event all_reduce_sum(Tensor x, Event after = {});
@@ -104,6 +115,10 @@ class Communicator {
 
   std::string who() const;  // "ep (rank 1 of 4)", the beginning of every error message
 
+  Backend* backend() const { return backend_; }  // null: blocking
+  void finish(
+      Event event) const;  // blocks until it has completed; all do where there is no backend
+
  private:
   void check_member(const char* what, int peer) const;
   void check_rows(const char* call, Tensor parts, Tensor my_part,
@@ -135,6 +150,7 @@ class Communicator {
   int rank_;
   int size_;
   std::string name_;
+  Backend* backend_ = nullptr;
   TrafficReport traffic_;
 };
 

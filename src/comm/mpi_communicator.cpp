@@ -1,26 +1,18 @@
 #include "comm/mpi_communicator.h"
 
 #include <algorithm>
-
-#include "comm/host_memory.h"
+#include <thread>
 
 namespace switchyard {
 namespace {
 
-// Sums travel in pieces that are still in the cache when they are added.
-constexpr int64_t kSumPieceBytes = int64_t{1} << 22;
-// MPI counts bytes with int: longer messages travel in pieces.
-constexpr int64_t kMaxBytesPerCall = int64_t{1} << 30;
-// Every rank sends and receives in program order, so messages never need telling apart.
-constexpr int kTag = 0;
+// Tags go round in two ranges, within what every MPI allows (32767). Two messages under one tag
+// would have to be in flight at once, between the same ranks, to be taken for each other.
+constexpr int kTagsPerRange = 1 << 14;
+constexpr int kFirstMessageTag = 0;
+constexpr int kFirstCollectiveTag = kTagsPerRange;
 
-void mpi_check(int code, const char* call, const std::string& who) {
-  if (code == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING] = {};
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  SY_CHECK(false, "{}: {} failed: {}", who, call, text);
-}
+int nth_tag(int first, int64_t n) { return first + static_cast<int>(n % kTagsPerRange); }
 
 int rank_in(MPI_Comm comm) {
   int rank = 0;
@@ -34,13 +26,6 @@ int size_of(MPI_Comm comm) {
   return size;
 }
 
-// Calls work(first byte, bytes) for each piece of `bytes`.
-template <typename Work>
-void for_each_piece(int64_t bytes, int64_t piece_bytes, const Work& work) {
-  for (int64_t begin = 0; begin < bytes; begin += piece_bytes)
-    work(begin, std::min(piece_bytes, bytes - begin));
-}
-
 // Consecutive rows: the first rows[0], the next rows[1], ...
 std::vector<Tensor> cut(Tensor tensor, std::span<const int64_t> rows) {
   std::vector<Tensor> parts;
@@ -52,12 +37,12 @@ std::vector<Tensor> cut(Tensor tensor, std::span<const int64_t> rows) {
   return parts;
 }
 
-std::byte* bytes_of(Tensor tensor) { return static_cast<std::byte*>(tensor.raw()); }
-
 }  // namespace
 
 MpiCommunicator::MpiCommunicator(MPI_Comm comm, std::string name)
-    : Communicator(rank_in(comm), size_of(comm), std::move(name)) {
+    : Communicator(rank_in(comm), size_of(comm), std::move(name)),
+      num_sent_(static_cast<size_t>(size()), 0),
+      num_received_(num_sent_) {
   check(MPI_Comm_dup(comm, &comm_), "MPI_Comm_dup");
   check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
 }
@@ -74,97 +59,67 @@ std::unique_ptr<Communicator> MpiCommunicator::do_split(int color, int key, std:
 
 Event MpiCommunicator::do_reduce_scatter_sum(Tensor out, Tensor input,
                                              std::span<const int64_t> counts, Event after) {
-  const auto item = static_cast<int64_t>(size_in_bytes(out.dtype()));
-  const int64_t piece_items = std::max<int64_t>(1, kSumPieceBytes / (item * size()));
-  const std::vector<Tensor> slices = cut(input, counts);
-  for_each_piece(*std::max_element(counts.begin(), counts.end()), piece_items,
-                 [&](int64_t begin, int64_t count) {
-                   const auto piece_of = [&](Tensor slice) {  // a shorter slice has fewer pieces
-                     const int64_t first = std::min(begin, slice.numel());
-                     return slice.rows(first, std::min(count, slice.numel() - first));
-                   };
-                   std::vector<Tensor> pieces;
-                   for (const Tensor& slice : slices) pieces.push_back(piece_of(slice));
-                   sum_contributions(piece_of(out), pieces);
-                 });
-  return after;
-}
-
-void MpiCommunicator::sum_contributions(Tensor sum, std::span<const Tensor> mine) {
-  received_.resize(std::max(received_.size(), static_cast<size_t>(size() * sum.bytes())));
-  std::vector<Tensor> contributions;
-  for (int r = 0; r < size(); ++r)
-    contributions.emplace_back(received_.data() + r * sum.bytes(), sum.dtype(), sum.shape());
-  contributions[rank()] = mine[rank()];
-  exchange_all(mine, contributions);
-  sum_host(sum, contributions);
+  return run(std::make_unique<MpiReduceScatter>(new_exchange(), next_collective_tag(), rank(), out,
+                                                cut(input, counts), spare_),
+             after);
 }
 
 Event MpiCommunicator::do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
                                      Event after) {
-  const std::vector<Tensor> slices = cut(out, counts);
-  exchange_all(std::vector<Tensor>(size(), input), slices);
-  copy_host(slices[rank()], input);
-  return after;
+  return exchange_all(std::vector<Tensor>(size(), input), cut(out, counts), after);
 }
 
 Event MpiCommunicator::do_all_to_all(Tensor out, std::span<const int64_t> receive_rows,
                                      Tensor input, std::span<const int64_t> send_rows,
                                      Event after) {
-  const std::vector<Tensor> sent = cut(input, send_rows), received = cut(out, receive_rows);
-  exchange_all(sent, received);
-  copy_host(received[rank()], sent[rank()]);
-  return after;
+  return exchange_all(cut(input, send_rows), cut(out, receive_rows), after);
 }
 
 Event MpiCommunicator::do_broadcast(Tensor x, int root, Event after) {
-  for_each_piece(x.bytes(), kMaxBytesPerCall, [&](int64_t begin, int64_t bytes) {
-    check(MPI_Bcast(bytes_of(x) + begin, static_cast<int>(bytes), MPI_BYTE, root, comm_),
-          "MPI_Bcast");
-  });
-  return after;
-}
-
-void MpiCommunicator::exchange_all(std::span<const Tensor> sent, std::span<const Tensor> received) {
-  std::vector<Message> sends, receives;
-  for (int step = 1; step < size(); ++step) {  // the next rank first: not all start with rank 0
-    const int peer = (rank() + step) % size();
-    sends.push_back({sent[peer], peer});
-    receives.push_back({received[peer], peer});
-  }
-  do_send_receive(sends, receives, {});
+  const int tag = next_collective_tag();
+  std::vector<MpiMessage> sends, receives;
+  if (rank() != root) receives.push_back({x, root, tag});
+  for (int step = 1; rank() == root && step < size(); ++step)
+    sends.push_back({x, (root + step) % size(), tag});
+  return run(std::make_unique<MpiRound>(new_exchange(), std::move(sends), std::move(receives)),
+             after);
 }
 
 Event MpiCommunicator::do_send_receive(std::span<const Message> sends,
                                        std::span<const Message> receives, Event after) {
-  std::vector<MPI_Request> requests;
-  std::vector<int64_t> expected_bytes;  // of each receive request; these come first
-  for (const auto& message : receives) {
-    for_each_piece(message.tensor.bytes(), kMaxBytesPerCall, [&](int64_t begin, int64_t bytes) {
-      check(MPI_Irecv(bytes_of(message.tensor) + begin, static_cast<int>(bytes), MPI_BYTE,
-                      message.peer, kTag, comm_, &requests.emplace_back()),
-            "MPI_Irecv");
-      expected_bytes.push_back(bytes);
-    });
+  const auto with_tags = [](std::span<const Message> messages, std::vector<int64_t>& so_far) {
+    std::vector<MpiMessage> tagged;
+    for (const auto& [tensor, peer] : messages)
+      tagged.push_back({tensor, peer, nth_tag(kFirstMessageTag, so_far[peer]++)});
+    return tagged;
+  };
+  return run(std::make_unique<MpiRound>(new_exchange(), with_tags(sends, num_sent_),
+                                        with_tags(receives, num_received_)),
+             after);
+}
+
+Event MpiCommunicator::exchange_all(std::span<const Tensor> sent, std::span<const Tensor> received,
+                                    Event after) {
+  const int tag = next_collective_tag();
+  std::vector<MpiMessage> sends, receives;
+  for (int step = 1; step < size(); ++step) {  // the next rank first: not all start with rank 0
+    const int peer = (rank() + step) % size();
+    sends.push_back({sent[peer], peer, tag});
+    receives.push_back({received[peer], peer, tag});
   }
-  for (const auto& message : sends) {
-    for_each_piece(message.tensor.bytes(), kMaxBytesPerCall, [&](int64_t begin, int64_t bytes) {
-      check(MPI_Isend(bytes_of(message.tensor) + begin, static_cast<int>(bytes), MPI_BYTE,
-                      message.peer, kTag, comm_, &requests.emplace_back()),
-            "MPI_Isend");
-    });
-  }
-  // One by one: after a truncated message Open MPI 4.1's MPI_Waitall now and then never returns.
-  for (size_t i = 0; i < requests.size(); ++i) {
-    MPI_Status status;
-    check(MPI_Wait(&requests[i], &status), "MPI_Wait");
-    if (i >= expected_bytes.size()) continue;
-    int bytes = 0;
-    check(MPI_Get_count(&status, MPI_BYTE, &bytes), "MPI_Get_count");
-    SY_CHECK(bytes == expected_bytes[i], "{}: a message of rank {} has {} bytes, not {}", who(),
-             status.MPI_SOURCE, bytes, expected_bytes[i]);
-  }
+  return run(std::make_unique<MpiRound>(new_exchange(), std::move(sends), std::move(receives),
+                                        received[rank()], sent[rank()]),
+             after);
+}
+
+Event MpiCommunicator::run(std::unique_ptr<PendingWork> work, Event after) {
+  if (backend() != nullptr) return backend()->start(std::move(work), after);
+  while (!work->advance()) std::this_thread::yield();  // the other rank may need this core
   return after;
+}
+
+int MpiCommunicator::next_collective_tag() {
+  return nth_tag(kFirstCollectiveTag, num_collectives_++);
 }
 
 void MpiCommunicator::check(int code, const char* call) const { mpi_check(code, call, who()); }

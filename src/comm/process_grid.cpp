@@ -32,10 +32,11 @@ GridCoordinates coordinates_of(int rank, const GridSizes& sizes) {
           .kv = in_stage % sizes.tp % sizes.kv_copies};
 }
 
-ProcessGrid::ProcessGrid(Communicator& world, const GridSizes& sizes)
+ProcessGrid::ProcessGrid(Communicator& world, const GridSizes& sizes, Backend* backend)
     : sizes_(checked(sizes, world.size())),
       me_(coordinates_of(world.rank(), sizes)),
       world_(world.split(0, world.rank(), "world")) {
+  if (backend != nullptr) world_->use(*backend);
   // A group is the ranks that share every other coordinate of its cut: that is its color.
   const auto& [dp, tp, pp, ep, etp, edp, kv] = me_;
   const auto color = [](int outer, int size, int inner) { return outer * size + inner; };

@@ -39,8 +39,9 @@ GridCoordinates coordinates_of(int rank, const GridSizes& sizes);
 
 class ProcessGrid {
  public:
-  // Splits `world` into one communicator per group below. Collective.
-  ProcessGrid(Communicator& world, const GridSizes& sizes);
+  // Splits `world` into one communicator per group below; all use `backend`, if one is given, which
+  // outlives the grid. Collective.
+  ProcessGrid(Communicator& world, const GridSizes& sizes, Backend* backend = nullptr);
 
   const GridSizes& sizes() const { return sizes_; }
   const GridCoordinates& me() const { return me_; }

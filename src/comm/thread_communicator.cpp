@@ -74,6 +74,7 @@ class ThreadCommunicator final : public Communicator {
   }
 
   Event do_all_reduce_sum(Tensor x, Event after) override {
+    finish(after);
     std::vector<std::byte> memory(static_cast<size_t>(x.bytes()));
     const Tensor sum(memory.data(), x.dtype(), {x.numel()});
     collective({.call = describe("all_reduce_sum", x), .input = x}, [&] { sum_slices(sum, 0); });
@@ -83,6 +84,7 @@ class ThreadCommunicator final : public Communicator {
 
   Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,
                               Event after) override {
+    finish(after);
     std::vector<std::byte> memory(static_cast<size_t>(out.bytes()));
     const Tensor sum(memory.data(), out.dtype(), {out.numel()});
     const int64_t begin = std::reduce(counts.begin(), counts.begin() + rank());
@@ -94,6 +96,7 @@ class ThreadCommunicator final : public Communicator {
 
   Event do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
                       Event after) override {
+    finish(after);
     collective({.call = describe("all_gather", input, counts), .input = input}, [&] {
       int64_t begin = 0;
       for (int other = 0; other < size(); ++other) {
@@ -106,6 +109,7 @@ class ThreadCommunicator final : public Communicator {
 
   Event do_all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
                       std::span<const int64_t> send_rows, Event after) override {
+    finish(after);
     const Tensor row(nullptr, input.dtype(), input.shape().subspan(1));
     const std::string call = describe("all_to_all of rows", row);
     collective({.call = call, .input = input, .send_rows = send_rows}, [&] {
@@ -124,6 +128,7 @@ class ThreadCommunicator final : public Communicator {
   }
 
   Event do_broadcast(Tensor x, int root, Event after) override {
+    finish(after);
     collective({.call = fmt::format("{} from {}", describe("broadcast", x), root), .input = x},
                [&] { copy_host(x, of(root).input); });
     return after;
@@ -131,6 +136,7 @@ class ThreadCommunicator final : public Communicator {
 
   Event do_send_receive(std::span<const Message> sends, std::span<const Message> receives,
                         Event after) override {
+    finish(after);
     for (const Message& message : sends) job_.send(group_, rank(), message.peer, message.tensor);
     for (const auto& [tensor, peer] : receives) {
       const ThreadParcel parcel = job_.receive(group_, peer, rank(), who());

@@ -25,6 +25,46 @@ constexpr std::array kForeignNames = std::to_array<std::pair<std::string_view, s
     {"pp_size", "parallelism.pipeline_parallel_size"},
     {"pipeline_model_parallel_size", "parallelism.pipeline_parallel_size"},
     {"dp_size", "parallelism.data_parallel_size"},
+    {"tensor_parallel", "parallelism.tensor_parallel_size"},
+    {"model_parallel_size", "parallelism.tensor_parallel_size"},
+    {"tp_degree", "parallelism.tensor_parallel_size"},
+    {"pp_degree", "parallelism.pipeline_parallel_size"},
+    {"stages", "parallelism.pipeline_parallel_size"},
+    {"enable_sequence_parallel", "parallelism.sequence_parallel"},
+    {"sp", "parallelism.sequence_parallel"},
+    {"pipeline_schedule", "pipeline.schedule"},
+    {"pipeline_parallel_schedule", "pipeline.schedule"},
+    {"virtual_pipeline_model_parallel_size", "pipeline.virtual_stages"},
+    {"num_virtual_stages_per_pipeline_rank", "pipeline.virtual_stages"},
+    {"num_layers_per_virtual_pipeline_stage", "pipeline.layers_per_stage"},
+    {"pipeline_model_parallel_layout", "pipeline.layers_per_stage"},
+    {"decoder_first_pipeline_num_layers", "pipeline.layers_per_stage"},
+    {"decoder_last_pipeline_num_layers", "pipeline.layers_per_stage"},
+    {"zero_stage", "zero_optimization.stage"},
+    {"zero", "zero_optimization"},
+    {"overlap_grad_reduce", "zero_optimization.overlap_comm"},
+    {"overlap_param_gather", "zero_optimization.overlap_comm"},
+    {"use_distributed_optimizer", "zero_optimization.stage"},
+    {"recompute_granularity", "activation_checkpointing.policy"},
+    {"recompute_method", "activation_checkpointing.policy"},
+    {"gradient_checkpointing", "activation_checkpointing.policy"},
+    {"recompute", "activation_checkpointing"},
+    {"grad_reduce_in_bf16", "communication_data_type"},
+    {"reduce_dtype", "communication_data_type"},
+    {"moe_router_num_groups", "moe.n_group"},
+    {"num_expert_groups", "moe.n_group"},
+    {"moe_router_group_topk", "moe.topk_group"},
+    {"num_limited_groups", "moe.topk_group"},
+    {"moe_router_topk_scaling_factor", "moe.routed_scaling_factor"},
+    {"route_scale", "moe.routed_scaling_factor"},
+    {"moe_router_bias_update_rate", "moe.router_bias_update_rate"},
+    {"bias_update_speed", "moe.router_bias_update_rate"},
+    {"moe_router_score_function", "moe.router"},
+    {"scoring_func", "moe.router"},
+    {"score_func", "moe.router"},
+    {"moe_router_load_balancing_type", "moe.load_balancing_scope"},
+    {"hidden_act", "moe.expert_activation"},
+    {"activation_func", "moe.expert_activation"},
     {"num_local_experts", "moe.num_experts"},
     {"n_routed_experts", "moe.num_experts"},
     {"num_moe_experts", "moe.num_experts"},
@@ -124,7 +164,8 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
 }
 
 std::string hint_for_unknown_key(std::string_view pointer) {
-  const std::string_view key = key_of(pointer);
+  std::string key(key_of(pointer));
+  std::replace(key.begin(), key.end(), '-', '_');  // as on Megatron-LM's command line
   for (const auto& [foreign, ours] : kForeignNames)
     if (key == foreign) return fmt::format("; it is called {} here", ours);
   for (const Option& option : all_options())

@@ -29,9 +29,9 @@ Generator::Generator(const RunConfig& config, Backend& backend, const ProcessGri
                      const std::string& weights_path)
     : config_(config),
       backend_(backend),
-      stage_(backend, grid, config),
+      stage_(backend, grid, config, whole_model(config)),
       weights_(allocate_weights(stage_.parameters(), backend, config.real())),
-      statistics_(backend, stage_.num_moe_layers(), config.moe.num_experts),
+      statistics_(backend, num_moe_layers(config), config.moe.num_experts),
       activations_(backend),
       scratch_(backend) {
   load_weights(weights_path, stage_.parameters(), backend);
@@ -76,6 +76,8 @@ std::vector<double> Generator::next_token_logits(const std::vector<int32_t>& con
   Pass pass{.queue = queue,
             .activations = activations_,
             .scratch = scratch_,
+            .kept = activations_,
+            .recomputed = scratch_,
             .batch = batch,
             .statistics = statistics_.statistics(),
             .scalars = Tensor(),

@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "model/parameter.h"
 #include "model/pass.h"
+#include "model/tensor_parallel.h"
 
 namespace switchyard {
 
@@ -17,7 +18,8 @@ class RmsNorm {
     Tensor inv_rms_T;
   };
 
-  RmsNorm(Backend& backend, std::string name, int64_t model_width, double eps);
+  RmsNorm(Backend& backend, const TensorParallel& tp, std::string name, int64_t model_width,
+          double eps);
 
   // norm(x)
   Tensor forward(Pass& pass, Tensor x_TD, Saved& saved) const;
@@ -31,6 +33,8 @@ class RmsNorm {
   Parameter& weight() { return weight_; }
 
  private:
+  Tensor normalize(Pass& pass, Tensor sum_TD, Tensor x_TD, Tensor delta_TD, Saved& saved) const;
+
   Backend& backend_;
   double eps_;
   Parameter weight_;  // (D)

@@ -34,19 +34,31 @@ Parameter dense_parameter(std::string name, std::vector<int64_t> shape) {
 
 Parameter sliced_parameter(std::string name, std::vector<int64_t> global_shape, int dim, int index,
                            int parts) {
-  const auto d = static_cast<size_t>(dim);
-  const int64_t size = global_shape[d], part = div_up(size, parts);
-  if (dim > 0) div_exact(size, parts);
   Parameter parameter;
   parameter.name = std::move(name);
   parameter.shape = global_shape;
   parameter.offset.assign(global_shape.size(), 0);
-  parameter.offset[d] = std::min(size, part * index);
-  parameter.shape[d] = std::min(size, part * (index + 1)) - parameter.offset[d];
-  parameter.padded_rows = dim == 0 ? part : global_shape[0];
+  parameter.padded_rows = global_shape[0];
   parameter.global_shape = std::move(global_shape);
   parameter.trainable = {{.begin = 0, .count = parameter.shape[0]}};
+  if (dim > 0) {
+    slice(parameter, dim, index, parts);
+    return parameter;
+  }
+  const int64_t rows = parameter.global_shape[0], part = div_up(rows, parts);
+  parameter.padded_rows = part;
+  parameter.offset[0] = std::min(rows, part * index);
+  parameter.shape[0] = std::min(rows, part * (index + 1)) - parameter.offset[0];
+  parameter.trainable[0].count = parameter.shape[0];
   return parameter;
+}
+
+void slice(Parameter& parameter, int dim, int index, int parts) {
+  const auto d = static_cast<size_t>(dim);
+  SY_CHECK(dim > 0 && parameter.shape[d] == parameter.global_shape[d], "{}: dim {} cannot be cut",
+           parameter.name, dim);
+  parameter.shape[d] = div_exact(parameter.global_shape[d], parts);
+  parameter.offset[d] = parameter.shape[d] * index;
 }
 
 }  // namespace switchyard

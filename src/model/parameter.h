@@ -73,6 +73,9 @@ Parameter dense_parameter(std::string name, std::vector<int64_t> shape);
 Parameter sliced_parameter(std::string name, std::vector<int64_t> global_shape, int dim, int index,
                            int parts);
 
+// Cuts a parameter that is whole along `dim` into `parts` equal slices there and keeps one.
+void slice(Parameter& parameter, int dim, int index, int parts);
+
 using ParameterList = std::vector<Parameter*>;
 
 }  // namespace switchyard

@@ -2,11 +2,15 @@
 // it may use, and where it leaves its statistics.
 //
 // Memory discipline of all layers: forward() allocates what it returns and saves in `activations`
-// (the micro-batch's slot, alive until its backward); backward() allocates what it returns in
-// `scratch` *before* it opens a scope there for its own temporaries.
+// (alive until the micro-batch's backward); backward() allocates what it returns in `scratch`
+// *before* it opens a scope there for its own temporaries. When a block computes its activations
+// again in the backward, its `activations` are not the micro-batch's slot but memory that lives as
+// long as the block's backward; `kept` is the slot always.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "backend/backend.h"
 
@@ -29,7 +33,9 @@ struct MicroBatch {
   int64_t num_tokens() const { return num_sequences * sequence_length; }
 };
 
-// Sums over the micro-batches of a step (or of a validation) on this rank; f64, on the device.
+// Sums over the micro-batches of a step (or of a validation) on this rank; f64, on the device. Each
+// quantity is added by one of the ranks that know it, so that the sum over all ranks is the whole.
+// M counts the MoE layers of the whole model.
 struct Statistics {
   Tensor loss_sum;     // (1) sum of the losses of all targets that count
   Tensor balance_sum;  // (M) per MoE layer: sum of the balance losses of its scopes
@@ -41,13 +47,42 @@ struct Pass {
   Queue queue;
   Arena& activations;
   Arena& scratch;
+  Arena& kept;        // the micro-batch's slot, from its first forward to its last backward
+  Arena& recomputed;  // what a block computes again in its backward
   const MicroBatch& batch;
   Statistics& statistics;
   Tensor scalars;                 // StepScalar values
   bool training = true;           // false: no jitter, evaluation capacity, no gradients
   int64_t num_micro_batches = 1;  // of the step: what losses that are means over the step divide by
-  int64_t random_stream = 0;      // index of this micro-batch since the start of training
-  RoutingLog* routing = nullptr;  // records or replays the experts' choice (tests, proofs)
+  bool is_last_micro_batch = true;  // of the step
+  int64_t random_stream = 0;        // index of this micro-batch since the start of training
+  RoutingLog* routing = nullptr;    // records or replays the experts' choice (tests, proofs)
+  bool recomputing = false;         // a forward that has been before: it leaves no statistics
+  // Where additions to weight gradients wait, or null: they are done at once.
+  std::vector<std::function<void()>>* weight_work = nullptr;
+
+  // This pass with other memory for the activations.
+  Pass with_activations(Arena& arena) const;
+  // Where a backward puts inputs of weight gradients that it computes again.
+  Arena& saved_in_backward() { return weight_work != nullptr ? kept : scratch; }
 };
+
+inline Pass Pass::with_activations(Arena& arena) const {
+  return {.queue = queue,
+          .activations = arena,
+          .scratch = scratch,
+          .kept = kept,
+          .recomputed = recomputed,
+          .batch = batch,
+          .statistics = statistics,
+          .scalars = scalars,
+          .training = training,
+          .num_micro_batches = num_micro_batches,
+          .is_last_micro_batch = is_last_micro_batch,
+          .random_stream = random_stream,
+          .routing = routing,
+          .recomputing = recomputing,
+          .weight_work = weight_work};
+}
 
 }  // namespace switchyard

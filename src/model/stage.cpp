@@ -1,8 +1,19 @@
 #include "model/stage.h"
 
+#include <algorithm>
+
 #include "backend/ops.h"
 
 namespace switchyard {
+namespace {
+
+// The embedding and the head are two copies of one parameter, on the first and the last stage.
+void tie(Parameter& parameter) {
+  parameter.copies = Copies::kTied;
+  parameter.is_partial = true;
+}
+
+}  // namespace
 
 StatisticsBuffer::StatisticsBuffer(Backend& backend, int num_moe_layers, int num_experts)
     : backend_(backend) {
@@ -35,54 +46,170 @@ StatisticsBuffer::Values StatisticsBuffer::download(Queue queue) {
   return values;
 }
 
-Stage::Stage(Backend& backend, const ProcessGrid& grid, const RunConfig& config)
-    : backend_(backend),
-      embedding_(backend, config.model.vocab_size, config.model.hidden_size),
-      norm_(backend, "model.norm.weight", config.model.hidden_size, config.model.rms_norm_eps),
-      head_(backend, config.model.vocab_size, config.model.hidden_size,
-            config.model.tie_word_embeddings ? &embedding_.table() : nullptr) {
-  const int num_layers = config.model.num_hidden_layers;
-  blocks_.reserve(static_cast<size_t>(num_layers));
-  for (int layer = 0; layer < num_layers; ++layer) {
-    const bool is_moe = config.moe.layer_freq[static_cast<size_t>(layer)] != 0;
-    blocks_.emplace_back(backend, grid, layer, config,
-                         is_moe ? std::optional(num_moe_layers_++) : std::nullopt);
+std::vector<StagePart> parts_of_rank(const RunConfig& config, int pp_rank) {
+  const std::vector<int64_t>& layers = config.pipeline.layers_per_stage;
+  const int pp = config.parallelism.pipeline_parallel_size;
+  std::vector<StagePart> parts;
+  int first_layer = 0;
+  for (size_t piece = 0; piece < layers.size(); ++piece) {
+    if (static_cast<int>(piece) % pp == pp_rank)
+      parts.push_back({.first_layer = first_layer,
+                       .num_layers = static_cast<int>(layers[piece]),
+                       .has_embedding = piece == 0,
+                       .has_head = piece + 1 == layers.size()});
+    first_layer += static_cast<int>(layers[piece]);
   }
+  return parts;
 }
 
-void Stage::forward(Pass& pass, Saved& saved) {
-  head_.forward(pass, hidden_states(pass, saved), saved.head);
+int num_moe_layers(const RunConfig& config) {
+  return static_cast<int>(
+      std::count(config.moe.layer_freq.begin(), config.moe.layer_freq.end(), 1));
+}
+
+Stage::Stage(Backend& backend, const ProcessGrid& grid, const RunConfig& config,
+             const StagePart& part)
+    : backend_(backend),
+      tp_(backend, grid.tp(), *config.parallelism.sequence_parallel),
+      real_(config.real()),
+      model_width_(config.model.hidden_size),
+      head_unit_(head_unit(config.model.num_hidden_layers)),
+      is_tied_(config.model.tie_word_embeddings && part.has_embedding && part.has_head) {
+  const ModelConfig& model = config.model;
+  if (part.has_embedding) embedding_.emplace(backend, tp_, model.vocab_size, model.hidden_size);
+  const auto& is_moe = config.moe.layer_freq;
+  auto moe_index =
+      static_cast<int>(std::count(is_moe.begin(), is_moe.begin() + part.first_layer, 1));
+  blocks_.reserve(static_cast<size_t>(part.num_layers));
+  for (int layer = part.first_layer; layer < part.first_layer + part.num_layers; ++layer)
+    blocks_.emplace_back(
+        backend, grid, tp_, layer, config,
+        is_moe[static_cast<size_t>(layer)] != 0 ? std::optional(moe_index++) : std::nullopt);
+  if (!part.has_head) {
+    if (model.tie_word_embeddings && embedding_) tie(embedding_->table());
+    return;
+  }
+  norm_.emplace(backend, tp_, "model.norm.weight", model.hidden_size, model.rms_norm_eps);
+  if (is_tied_) {
+    head_.emplace(backend, tp_, &embedding_->table());
+    return;
+  }
+  Parameter weight =
+      vocabulary_parallel(model.tie_word_embeddings ? kEmbeddingName : "lm_head.weight",
+                          model.vocab_size, model.hidden_size, tp_);
+  if (model.tie_word_embeddings) tie(weight);
+  head_.emplace(backend, tp_, std::move(weight));
+}
+
+Tensor Stage::hidden_of(const MicroBatch& batch) const {
+  return Tensor(nullptr, real_, {tp_.hidden_rows(batch.num_tokens()), model_width_});
+}
+
+Tensor Stage::forward(Pass& pass, Tensor x_TD, Saved& saved) {
+  Tensor y_TD = hidden_states(pass, x_TD, saved);
+  if (!head_) return y_TD;
+  head_->forward(pass, y_TD, saved.head);
+  return Tensor();
 }
 
 Tensor Stage::logits(Pass& pass, Saved& saved) {
-  return head_.logits(pass, hidden_states(pass, saved));
+  return head_->logits(pass, hidden_states(pass, Tensor(), saved));
 }
 
-Tensor Stage::hidden_states(Pass& pass, Saved& saved) {
+Tensor Stage::hidden_states(Pass& pass, Tensor x_TD, Saved& saved) {
   saved.blocks.resize(blocks_.size());
-  Tensor x_TD = embedding_.forward(pass);
-  for (size_t i = 0; i < blocks_.size(); ++i)
+  if (embedding_) {
+    hooks_.before_forward(embedding_unit());
+    x_TD = embedding_->forward(pass);
+  }
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    hooks_.before_forward(block_unit(blocks_[i].layer()));
     x_TD = blocks_[i].forward(pass, x_TD, saved.blocks[i]);
-  return norm_.forward(pass, x_TD, saved.norm);
+  }
+  if (!norm_) return x_TD;
+  hooks_.before_forward(head_unit_);
+  return norm_->forward(pass, x_TD, saved.norm);
+}
+
+Tensor Stage::backward(Pass& pass, Tensor dy_TD, Saved& saved) {
+  return run_backward(pass, dy_TD, saved, false);
+}
+
+Tensor Stage::backward_input(Pass& pass, Tensor dy_TD, Saved& saved) {
+  return run_backward(pass, dy_TD, saved, true);
 }
 
 // The mirror image of forward(): read it bottom-up.
-void Stage::backward(Pass& pass, const Saved& saved) {
+Tensor Stage::run_backward(Pass& pass, Tensor dy_TD, Saved& saved, bool split) {
+  Ops& ops = backend_.ops();
+  const bool last = pass.is_last_micro_batch;
+  Tensor dx_TD = pass.scratch.allocate_like(hidden_of(pass.batch));
   Arena::Scope scope(pass.scratch);
-  Tensor dhidden_TD = head_.backward(pass, saved.head);
-  Tensor dx_TD = norm_.backward(pass, dhidden_TD, Tensor(), saved.norm);
-  for (size_t i = blocks_.size(); i-- > 0;) {
-    Arena::Scope block_scope(pass.scratch);
-    backend_.ops().copy(pass.queue, dx_TD, blocks_[i].backward(pass, dx_TD, saved.blocks[i]));
+  if (head_) {
+    std::vector<UnitUse> uses = {{head_unit_, last}};
+    if (is_tied_) uses.push_back({embedding_unit(), false});
+    in_units(pass, std::move(uses), saved, split, [&] {
+      const Tensor dhidden_TD = head_->backward(pass, saved.head);
+      ops.copy(pass.queue, dx_TD, norm_->backward(pass, dhidden_TD, Tensor(), saved.norm));
+    });
+  } else {
+    ops.copy(pass.queue, dx_TD, dy_TD);
   }
-  embedding_.backward(pass, dx_TD);
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    in_units(pass, {{block_unit(blocks_[i].layer()), last}}, saved, split, [&] {
+      Arena::Scope block_scope(pass.scratch);
+      ops.copy(pass.queue, dx_TD, blocks_[i].backward(pass, dx_TD, saved.blocks[i]));
+    });
+  }
+  if (!embedding_) return dx_TD;
+  in_units(pass, {{embedding_unit(), last}}, saved, split,
+           [&] { embedding_->backward(pass, dx_TD); });
+  return Tensor();
+}
+
+void Stage::in_units(Pass& pass, std::vector<UnitUse> uses, Saved& saved, bool split,
+                     const std::function<void()>& backward_of_units) {
+  if (split) {
+    saved.pending.push_back({std::move(uses), {}});
+    pass.weight_work = &saved.pending.back().work;
+    backward_of_units();
+    pass.weight_work = nullptr;
+    return;
+  }
+  for (const UnitUse& use : uses) hooks_.before_gradients(use.unit);
+  backward_of_units();
+  finish_units(uses);
+}
+
+void Stage::backward_weights(Saved& saved) {
+  for (PendingUnit& unit : saved.pending) {
+    for (const UnitUse& use : unit.uses) hooks_.before_gradients(use.unit);
+    run_weight_work(unit.work);
+    finish_units(unit.uses);
+  }
+  saved.pending.clear();
+}
+
+void Stage::finish_units(const std::vector<UnitUse>& uses) const {
+  for (const UnitUse& use : uses) hooks_.after_gradients(use.unit, use.is_last);
 }
 
 ParameterList Stage::parameters() {
-  ParameterList list = {&embedding_.table()};
-  for (Block& block : blocks_) block.append_parameters(list);
-  list.push_back(&norm_.weight());
-  head_.append_parameters(list);
+  ParameterList list;
+  const auto set_unit = [&](size_t first, int unit) {
+    for (size_t i = first; i < list.size(); ++i) list[i]->unit = unit;
+  };
+  if (embedding_) list.push_back(&embedding_->table());
+  set_unit(0, embedding_unit());
+  for (Block& block : blocks_) {
+    const size_t first = list.size();
+    block.append_parameters(list);
+    set_unit(first, block_unit(block.layer()));
+  }
+  const size_t first = list.size();
+  if (norm_) list.push_back(&norm_->weight());
+  if (head_) head_->append_parameters(list);
+  set_unit(first, head_unit_);
   return list;
 }
 

@@ -11,11 +11,11 @@ namespace switchyard {
 
 struct UnitHooks {
   // The unit's weights are about to be read.
-  std::function<void(int unit)> before_forward;
+  std::function<void(int unit)> before_forward = [](int) {};
   // Its gradients are about to be added to, on behalf of one micro-batch.
-  std::function<void(int unit)> before_gradients;
+  std::function<void(int unit)> before_gradients = [](int) {};
   // They have been; `last`: nothing more will be added in this step.
-  std::function<void(int unit, bool last)> after_gradients;
+  std::function<void(int unit, bool last)> after_gradients = [](int, bool) {};
 };
 
 constexpr int embedding_unit() { return 0; }

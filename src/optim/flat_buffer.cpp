@@ -83,9 +83,8 @@ void FlatBuffer::allocate() {
   first_moments_ = states.rows(0, kept);
   second_moments_ = states.rows(kept, kept);
   if (num_states > 2) masters_ = states.rows(2 * kept, kept);
-  for (Tensor tensor :
-       {gradients_, states, weight_memory_.tensor(real_, {in_buckets + separate}),
-        staging_memory_.tensor(real_, {staged})})
+  for (Tensor tensor : {gradients_, states, weight_memory_.tensor(real_, {in_buckets + separate}),
+                        staging_memory_.tensor(real_, {staged})})
     backend_->ops().fill(backend_->compute_queue(), tensor, 0.0);
 }
 
@@ -131,18 +130,17 @@ void FlatBuffer::list_updates() {
       const Overlap part = overlap(piece, begin, end);
       if (part.numel == 0) continue;
       const auto state = [&](Tensor kept) {
-        return mine(kept, keeps_whole_state_, i)
-            .rows(piece.begin + part.begin - begin, part.numel);
+        return mine(kept, keeps_whole_state_, i).rows(piece.begin + part.begin - begin, part.numel);
       };
       const Tensor weight = piece_weights_[i][p].rows(part.begin, part.numel);
       const bool has_master = !masters_.is_none();
-      updates_.push_back({.weight = has_master ? state(masters_) : weight,
-                          .rounded_weight = has_master ? weight : Tensor(),
-                          .first_moment = state(first_moments_),
-                          .second_moment = state(second_moments_),
-                          .gradient = my_gradients(i).rows(piece.begin + part.begin - begin,
-                                                           part.numel),
-                          .weight_decay = piece.parameter->weight_decay});
+      updates_.push_back(
+          {.weight = has_master ? state(masters_) : weight,
+           .rounded_weight = has_master ? weight : Tensor(),
+           .first_moment = state(first_moments_),
+           .second_moment = state(second_moments_),
+           .gradient = my_gradients(i).rows(piece.begin + part.begin - begin, part.numel),
+           .weight_decay = piece.parameter->weight_decay});
     }
   }
 }
@@ -215,17 +213,16 @@ MemoryOfGroup FlatBuffer::memory() const {
                           .num_sharers = layout_.num_sharers,
                           .trained_elements = layout_.trained_elements,
                           .frozen_elements = layout_.frozen_elements};
-  memory.bytes_per_trained_element =
-      real + accumulator * (keeps_whole_gradients_ ? 1 : 1 / d) +
-      accumulator * states * (keeps_whole_state_ ? 1 : 1 / d);
+  memory.bytes_per_trained_element = real + accumulator * (keeps_whole_gradients_ ? 1 : 1 / d) +
+                                     accumulator * states * (keeps_whole_state_ ? 1 : 1 / d);
   memory.formula_bytes =
       memory.bytes_per_trained_element * static_cast<double>(memory.trained_elements) +
       real * static_cast<double>(memory.frozen_elements);
   memory.staging_bytes = staging_memory_.bytes();
   memory.allocated_bytes = weight_memory_.bytes() + staging_memory_.bytes() +
                            gradient_memory_.bytes() + state_memory_.bytes();
-  memory.padding_bytes = memory.allocated_bytes - memory.staging_bytes -
-                         static_cast<int64_t>(memory.formula_bytes);
+  memory.padding_bytes =
+      memory.allocated_bytes - memory.staging_bytes - static_cast<int64_t>(memory.formula_bytes);
   return memory;
 }
 

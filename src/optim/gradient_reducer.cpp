@@ -100,7 +100,8 @@ const std::vector<BucketPlace>& GradientReducer::buckets_of(int unit) const {
 // Waits for the oldest reduction while none is free.
 GradientReducer::Slot& GradientReducer::take_slot() {
   const auto find_free = [&] {
-    return std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.is_free; });
+    return std::find_if(slots_.begin(), slots_.end(),
+                        [](const Slot& slot) { return slot.is_free; });
   };
   while (find_free() == slots_.end()) {
     SY_CHECK(!in_flight_.empty(), "more than {} units add to their gradients at a time",
@@ -137,9 +138,8 @@ Event GradientReducer::start(const BucketPlace& place, const Slot* slot, int64_t
   if (rounds_messages_) backend_.ops().convert(queue, message, gradients_of(place, slot, begin));
   const Event ready = backend_.record(queue);
   Communicator& sharers = place.group->sharers();
-  return reduces_to_all_
-             ? sharers.all_reduce_sum(message, ready)
-             : sharers.reduce_scatter_sum(result_of(place, message), message, ready);
+  return reduces_to_all_ ? sharers.all_reduce_sum(message, ready)
+                         : sharers.reduce_scatter_sum(result_of(place, message), message, ready);
 }
 
 void GradientReducer::complete_oldest() {

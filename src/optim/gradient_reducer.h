@@ -51,7 +51,7 @@ class GradientReducer {
   };
   struct Reduction {
     int unit = 0;
-    Slot* slot = nullptr;       // none when the whole gradient itself travels
+    Slot* slot = nullptr;            // none when the whole gradient itself travels
     std::vector<Event> events = {};  // by bucket of the unit
   };
 

@@ -25,9 +25,9 @@ void draw(Ops& ops, Queue queue, const Parameter& parameter, double range, uint6
   const int64_t matrix = shape[1] * shape[2];
   for (int64_t i = 0; i < shape[0]; ++i) {
     const int64_t first = ((offset[0] + i) * global[1] + offset[1]) * global[2] + offset[2];
-    ops.init_normal(
-        queue, parameter.weight.flat().rows(i * matrix, matrix).reshape({shape[1], shape[2]}),
-        range, key, first, global[2]);
+    ops.init_normal(queue,
+                    parameter.weight.flat().rows(i * matrix, matrix).reshape({shape[1], shape[2]}),
+                    range, key, first, global[2]);
   }
 }
 

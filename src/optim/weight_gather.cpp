@@ -19,8 +19,7 @@ void WeightGather::start() {
       group.copy_slice_to_bucket_order(place.bucket);
       const Tensor weights = group.weights(place.bucket);
       const Event ready = backend_.record(backend_.compute_queue());
-      const Event event =
-          group.sharers().all_gather(weights, group.my_slice(weights), ready);
+      const Event event = group.sharers().all_gather(weights, group.my_slice(weights), ready);
       pending_.push_back({.unit = unit, .place = place, .event = event});
     }
   if (!overlaps_) finish_all();

@@ -26,6 +26,22 @@ LoaderOptions loader_options(const RunConfig& config, const ProcessGrid& grid) {
           .end_of_document = config.data.eod_token_id};
 }
 
+std::deque<Stage> make_pieces(const RunConfig& config, Backend& backend, const ProcessGrid& grid) {
+  std::deque<Stage> pieces;
+  for (const StagePart& part : parts_of_rank(config, grid.me().pp))
+    pieces.emplace_back(backend, grid, config, part);
+  return pieces;
+}
+
+ParameterList parameters_of(std::deque<Stage>& pieces) {
+  ParameterList all;
+  for (Stage& piece : pieces) {
+    const ParameterList list = piece.parameters();
+    all.insert(all.end(), list.begin(), list.end());
+  }
+  return all;
+}
+
 double sum_of(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
 }
@@ -51,15 +67,17 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& g
       grid_(grid),
       train_loader_(dataset, Split::kTrain, loader_options(config, grid)),
       validation_loader_(dataset, Split::kValidation, loader_options(config, grid)),
-      stage_(backend, grid, config),
-      optimizer_(backend, grid, config, stage_.parameters()),
-      pipeline_(backend, stage_),
+      pieces_(make_pieces(config, backend, grid)),
+      parameters_(parameters_of(pieces_)),
+      optimizer_(backend, grid, config, parameters_),
+      pipeline_(backend, grid, config, pieces_),
       learning_rate_(config),
       upload_(backend, *config.gradient_accumulation_steps,
               *config.train_micro_batch_size_per_gpu * config.data.sequence_length),
-      statistics_(backend, stage_.num_moe_layers(), config.moe.num_experts),
+      statistics_(backend, num_moe_layers(config), config.moe.num_experts),
       scalars_memory_(backend, kNumStepScalars * static_cast<int64_t>(sizeof(double))),
       scalars_(scalars_memory_.tensor(DType::kF64, {kNumStepScalars})) {
+  for (Stage& piece : pieces_) piece.set_hooks(optimizer_.hooks());
   std::vector<double> peak = {backend.peak_flops(config.real())};
   grid.world().all_reduce_sum_host(peak);
   peak_flops_ = peak[0];
@@ -70,13 +88,8 @@ StepReport Trainer::train_step() {
   const std::vector<Batch> batches = next_batches();
   begin_step(batches);
   optimizer_.begin_step();
-  optimizer_.wait_for_params();
-  const UnitHooks hooks = optimizer_.hooks();
-  const int head = head_unit(config_.model.num_hidden_layers);
-  for (int unit = head; unit >= 0; --unit) hooks.before_gradients(unit);
   pipeline_.train(upload_.upload(batches), statistics_.statistics(), scalars_,
                   step_ * *config_.gradient_accumulation_steps, routing_);
-  for (int unit = head; unit >= 0; --unit) hooks.after_gradients(unit, true);
   optimizer_.finish_reduction();
   optimizer_.clip_grads(scalars_);
   optimizer_.adamw_step(scalars_);
@@ -117,7 +130,7 @@ void Trainer::begin_step(const std::vector<Batch>& batches) {
 StepReport Trainer::finish_step(double started_at) {
   StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
   backend_.download(backend_.compute_queue(), host_scalars_.data(), scalars_);
-  const Dispatcher::Traffic traffic = stage_.take_traffic();
+  const Dispatcher::Traffic traffic = take_traffic();
   std::vector<double> sums = {values.loss_sum, static_cast<double>(traffic.bytes),
                               static_cast<double>(pipeline_.arena_growths())};
   grid_.world().all_reduce_sum_host(sums);
@@ -133,7 +146,7 @@ StepReport Trainer::finish_step(double started_at) {
   report.all_to_all_time_s = grid_.world().all_reduce_max_host(traffic.seconds);
   report.peak_memory_bytes = static_cast<int64_t>(
       grid_.world().all_reduce_max_host(static_cast<double>(backend_.memory().peak_bytes)));
-  if (stage_.num_moe_layers() > 0) add_moe_statistics(report, values);
+  if (num_moe_layers(config_) > 0) add_moe_statistics(report, values);
 
   const auto step_tokens =
       static_cast<double>(*config_.train_batch_size * config_.data.sequence_length);
@@ -145,19 +158,17 @@ StepReport Trainer::finish_step(double started_at) {
 }
 
 void Trainer::add_moe_statistics(StepReport& report, const StatisticsBuffer::Values& values) const {
-  const auto M = static_cast<size_t>(stage_.num_moe_layers());
+  const auto M = static_cast<size_t>(num_moe_layers(config_));
   const auto E = static_cast<size_t>(config_.moe.num_experts);
   std::vector<double> sums = {sum_of(values.balance_sum), sum_of(values.z_sum)};
   sums.insert(sums.end(), values.expert_load.begin(), values.expert_load.end());
-  grid_.stage().all_reduce_sum_host(sums);
+  grid_.world().all_reduce_sum_host(sums);
 
-  // Scopes are evaluated by the rank that owns the sequence, or by every rank of the stage alike.
   const auto layers = static_cast<double>(M);
   const auto batch = static_cast<double>(*config_.train_batch_size);
-  const double scopes =
-      config_.moe.load_balancing_scope == BalanceScope::kSequence
-          ? batch
-          : static_cast<double>(*config_.gradient_accumulation_steps) * grid_.stage().size();
+  const double scopes = config_.moe.load_balancing_scope == BalanceScope::kSequence
+                            ? batch
+                            : static_cast<double>(*config_.gradient_accumulation_steps);
   const double tokens = batch * static_cast<double>(config_.data.sequence_length);
   report.load_balancing_loss = sums[0] / (layers * scopes);
   report.z_loss = sums[1] / (layers * tokens);
@@ -194,11 +205,23 @@ ValidationReport Trainer::validate(int64_t max_batches) {
     num_targets += static_cast<double>(batch[0].num_targets());
     pipeline_.evaluate(upload_.upload(batch)[0], statistics_.statistics(), scalars_);
   }
-  stage_.take_traffic();
-  std::vector<double> sums = {statistics_.download(backend_.compute_queue()).loss_sum, num_targets};
-  grid_.dp().all_reduce_sum_host(sums);
-  return {.lm_loss = sums[1] > 0 ? sums[0] / sums[1] : 0,
-          .num_targets = static_cast<int64_t>(sums[1])};
+  take_traffic();
+  std::vector<double> loss = {statistics_.download(backend_.compute_queue()).loss_sum};
+  std::vector<double> targets = {num_targets};
+  grid_.world().all_reduce_sum_host(loss);
+  grid_.dp().all_reduce_sum_host(targets);
+  return {.lm_loss = targets[0] > 0 ? loss[0] / targets[0] : 0,
+          .num_targets = static_cast<int64_t>(targets[0])};
+}
+
+Dispatcher::Traffic Trainer::take_traffic() {
+  Dispatcher::Traffic total;
+  for (Stage& piece : pieces_) {
+    const Dispatcher::Traffic traffic = piece.take_traffic();
+    total.seconds += traffic.seconds;
+    total.bytes += traffic.bytes;
+  }
+  return total;
 }
 
 }  // namespace switchyard

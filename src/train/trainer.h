@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 
 #include "backend/backend.h"
 #include "comm/process_grid.h"
@@ -58,7 +59,7 @@ class Trainer {
   // Their weights may be read.
   ParameterList parameters() {
     optimizer_.wait_for_params();
-    return stage_.parameters();
+    return parameters_;
   }
   // Gradients of the last step and weights, for proofs.
   ZeroOptimizer& optimizer() { return optimizer_; }
@@ -67,6 +68,7 @@ class Trainer {
 
  private:
   std::vector<Batch> next_batches() const;
+  Dispatcher::Traffic take_traffic();
   void begin_step(const std::vector<Batch>& batches);
   StepReport finish_step(double started_at);
   void add_moe_statistics(StepReport& report, const StatisticsBuffer::Values& values) const;
@@ -75,7 +77,8 @@ class Trainer {
   Backend& backend_;
   const ProcessGrid& grid_;
   Loader train_loader_, validation_loader_;
-  Stage stage_;
+  std::deque<Stage> pieces_;  // of the model, on this rank
+  ParameterList parameters_;
   ZeroOptimizer optimizer_;
   Pipeline pipeline_;
   LearningRate learning_rate_;

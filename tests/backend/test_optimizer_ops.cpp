@@ -88,7 +88,8 @@ TEST_CASE("weight decay does not pass through the moments") {
   const std::vector<double> before = c.weight.values;
   auto scalars = step_scalars(1, 0.5, 1);
   std::fill(c.gradient.values.begin(), c.gradient.values.end(), 0.0);
-  backend.ops().adamw(kQueue, c.weight, Tensor(), c.m, c.v, c.gradient, scalars, kBeta1, kBeta2, kEps, 0.25);
+  backend.ops().adamw(kQueue, c.weight, Tensor(), c.m, c.v, c.gradient, scalars, kBeta1, kBeta2,
+                      kEps, 0.25);
   for (size_t i = 0; i < before.size(); ++i)
     CHECK_THAT(c.weight.values[i], Catch::Matchers::WithinRel(0.875 * before[i], 1e-14));
   CHECK(c.m.values == std::vector<double>(10, 0.0));
@@ -100,7 +101,8 @@ TEST_CASE("AdamW does nothing in a step that is skipped") {
   auto scalars = step_scalars(1, 0.5, 1);
   scalar(scalars, StepScalar::kSkipStep) = 1;
   std::fill(c.gradient.values.begin(), c.gradient.values.end(), kUnset<float>);
-  backend.ops().adamw(kQueue, c.weight, Tensor(), c.m, c.v, c.gradient, scalars, kBeta1, kBeta2, kEps, 0.1);
+  backend.ops().adamw(kQueue, c.weight, Tensor(), c.m, c.v, c.gradient, scalars, kBeta1, kBeta2,
+                      kEps, 0.1);
   CHECK(c.weight.values == untouched.weight.values);
   CHECK(c.m.values == untouched.m.values);
   CHECK(c.v.values == untouched.v.values);

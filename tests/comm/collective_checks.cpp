@@ -48,21 +48,21 @@ HostTensor<T> filled(int64_t size, const Value& value) {
 }
 
 template <typename T>
-void check_sums(Communicator& group, int64_t size) {
+void check_sums(Communicator& group, Backend& backend, int64_t size) {
   const int P = group.size(), me = group.rank();
   auto x = filled<T>(size, [&](int64_t i) { return summand<T>(me, i); });
-  group.all_reduce_sum(x);
+  backend.host_wait(group.all_reduce_sum(x));
   expect_values("all_reduce_sum", x, [&](int64_t i) { return sum_of_summands<T>(P, i); });
 
   auto input = filled<T>(size * P, [&](int64_t i) { return summand<T>(me, i); });
   HostTensor<T> out({size});
-  group.reduce_scatter_sum(out, input);
+  backend.host_wait(group.reduce_scatter_sum(out, input));
   const auto expected = [&](int64_t i) { return sum_of_summands<T>(P, me * size + i); };
   expect_values("reduce_scatter_sum", out, expected);
   expect_values("input of reduce_scatter_sum", input, [&](int64_t i) { return summand<T>(me, i); });
 
   const Tensor my_slice = input.view().rows(me * size, size);
-  group.reduce_scatter_sum(my_slice, input);
+  backend.host_wait(group.reduce_scatter_sum(my_slice, input));
   const auto in_place = filled<T>(size, [&](int64_t i) { return my_slice.data<T>()[i]; });
   expect_values("reduce_scatter_sum in place", in_place, expected);
 }
@@ -75,7 +75,7 @@ std::vector<int64_t> uneven_rows(int size, int64_t scale) {
 }
 
 template <typename T>
-void check_rows(Communicator& group, int64_t scale) {
+void check_rows(Communicator& group, Backend& backend, int64_t scale) {
   constexpr int64_t kWidth = 3;
   const int P = group.size(), me = group.rank();
   const std::vector<int64_t> rows = uneven_rows(P, scale);
@@ -87,29 +87,29 @@ void check_rows(Communicator& group, int64_t scale) {
   for (size_t i = 0; i < mine.values.size(); ++i)
     mine.values[i] = coded<T>(0, first * kWidth + static_cast<int64_t>(i));
   const auto gathered = [](int64_t i) { return coded<T>(0, i); };
-  group.all_gather_rows(all, mine, rows);
+  backend.host_wait(group.all_gather_rows(all, mine, rows));
   expect_values("all_gather_rows", all, gathered);
   std::fill(all.values.begin(), all.values.end(), T{});
   std::copy(mine.values.begin(), mine.values.end(), mine_of(all).template data<T>());
-  group.all_gather_rows(all, mine_of(all), rows);
+  backend.host_wait(group.all_gather_rows(all, mine_of(all), rows));
   expect_values("all_gather_rows in place", all, gathered);
 
   const auto total_of = [&](int64_t i) { return sum_of_summands<T>(P, first * kWidth + i); };
   for (size_t i = 0; i < all.values.size(); ++i)
     all.values[i] = summand<T>(me, static_cast<int64_t>(i));
   const auto input = all;
-  group.reduce_scatter_rows(mine, all, rows);
+  backend.host_wait(group.reduce_scatter_rows(mine, all, rows));
   expect_values("reduce_scatter_rows", mine, total_of);
   SY_CHECK(all.values == input.values, "reduce_scatter_rows changes its input");
   const Tensor in_place = mine_of(all);
-  group.reduce_scatter_rows(in_place, all, rows);
+  backend.host_wait(group.reduce_scatter_rows(in_place, all, rows));
   std::copy_n(in_place.data<T>(), in_place.numel(), mine.values.begin());
   expect_values("reduce_scatter_rows in place", mine, total_of);
 }
 
 // Sums of bf16 are exact to half a unit in the last place of the result, however many ranks add:
 // terms of both signs, which lose far more when each addition is rounded.
-void check_bf16_sums(Communicator& group, int64_t size) {
+void check_bf16_sums(Communicator& group, Backend& backend, int64_t size) {
   const int P = group.size(), me = group.rank();
   const auto term = [](int rank, int64_t i) {
     const auto k = static_cast<float>((i * 31 + rank * 17) % 257 - 128);
@@ -131,16 +131,16 @@ void check_bf16_sums(Communicator& group, int64_t size) {
     return counts;
   }();
   HostTensor<BFloat16> mine({rows[me]});
-  group.reduce_scatter_rows(mine, x, rows);
+  backend.host_wait(group.reduce_scatter_rows(mine, x, rows));
   for (int64_t i = 0; i < rows[me]; ++i)
     check("reduce_scatter_rows", mine.values[static_cast<size_t>(i)], me * (size / P) + i);
-  group.all_reduce_sum(x);
+  backend.host_wait(group.all_reduce_sum(x));
   for (int64_t i = 0; i < size; ++i) check("all_reduce_sum", x.values[static_cast<size_t>(i)], i);
 }
 
 // Numbers whose sum depends on the order: 1e16 + 1 - 1e16 + 1 ... (The products are exact, so that
 // a fused multiply-add gives the same.)
-void check_order_of_sums(Communicator& group) {
+void check_order_of_sums(Communicator& group, Backend& backend) {
   const auto term = [](int rank, int64_t i) {
     return (rank % 2 == 0 ? (rank % 4 == 0 ? 1e16 : -1e16) : 1.0) + 0.125 * static_cast<double>(i);
   };
@@ -151,30 +151,30 @@ void check_order_of_sums(Communicator& group) {
   };
   auto x = filled<double>(1'000, [&](int64_t i) { return term(group.rank(), i); });
   auto on_host = x;
-  group.all_reduce_sum(x);
+  backend.host_wait(group.all_reduce_sum(x));
   expect_values("all_reduce_sum in rank order", x, sum);
   group.all_reduce_sum_host(on_host.values);
   expect_values("all_reduce_sum_host in rank order", on_host, sum);
 }
 
 template <typename T>
-void check_copies(Communicator& group, int64_t size) {
+void check_copies(Communicator& group, Backend& backend, int64_t size) {
   const int P = group.size(), me = group.rank();
   auto mine = filled<T>(size, [&](int64_t i) { return coded<T>(me, i); });
   const auto gathered = [&](int64_t i) { return coded<T>(i / size, i % size); };
   HostTensor<T> out({P * size});
-  group.all_gather(out, mine);
+  backend.host_wait(group.all_gather(out, mine));
   expect_values("all_gather", out, gathered);
 
   HostTensor<T> in_place({P * size});
   const Tensor my_part = in_place.view().rows(me * size, size);
   std::copy(mine.values.begin(), mine.values.end(), my_part.data<T>());
-  group.all_gather(in_place, my_part);
+  backend.host_wait(group.all_gather(in_place, my_part));
   expect_values("all_gather in place", in_place, gathered);
 
   for (int root = 0; root < P; ++root) {
     auto x = mine;
-    group.broadcast(x, root);
+    backend.host_wait(group.broadcast(x, root));
     expect_values("broadcast", x, [&](int64_t i) { return coded<T>(root, i); });
   }
 }
@@ -185,7 +185,7 @@ int64_t rows_between(int from, int to, int64_t scale) {
 }
 
 template <typename T>
-void check_all_to_all(Communicator& group, int64_t scale) {
+void check_all_to_all(Communicator& group, Backend& backend, int64_t scale) {
   constexpr int64_t kWidth = 3;
   const int P = group.size(), me = group.rank();
   const auto value = [](int from, int to, int64_t i) { return coded<T>(from * 10 + to, i); };
@@ -204,12 +204,12 @@ void check_all_to_all(Communicator& group, int64_t scale) {
     for (int64_t i = 0; i < receive_rows[peer] * kWidth; ++i)
       expected.push_back(value(peer, me, i));
   }
-  group.all_to_all(out, receive_rows, input, send_rows);
+  backend.host_wait(group.all_to_all(out, receive_rows, input, send_rows));
   expect_values("all_to_all", out, [&](int64_t i) { return expected[i]; });
 }
 
 // To every rank, itself too, two messages of different lengths and types (rank 0's are empty).
-void check_send_receive(Communicator& group, int64_t scale) {
+void check_send_receive(Communicator& group, Backend& backend, int64_t scale) {
   const int P = group.size(), me = group.rank();
   const auto length = [&](int from, int to) { return scale * from * (to + 1); };
   std::vector<HostTensor<float>> sent_first, received_first;
@@ -229,7 +229,7 @@ void check_send_receive(Communicator& group, int64_t scale) {
     receives.push_back({received_first[P - 1 - peer], P - 1 - peer});
     receives.push_back({received_second[P - 1 - peer], P - 1 - peer});
   }
-  group.send_receive(sends, receives);
+  backend.host_wait(group.send_receive(sends, receives));
   for (int peer = 0; peer < P; ++peer) {
     expect_values("first message", received_first[peer],
                   [&](int64_t i) { return coded<float>(peer * 10 + me, i); });
@@ -287,40 +287,40 @@ void check_host_bytes(Communicator& group) {
 
 }  // namespace
 
-void check_collectives(Communicator& group) {
+void check_collectives(Communicator& group, Backend& backend) {
   for (const int64_t size : kSizes) {
-    check_sums<float>(group, size);
-    check_copies<float>(group, size);
+    check_sums<float>(group, backend, size);
+    check_copies<float>(group, backend, size);
   }
   for (const int64_t size : {int64_t{0}, int64_t{7}, int64_t{150'001}}) {
-    check_sums<double>(group, size);
-    check_sums<int32_t>(group, size);
-    check_sums<int64_t>(group, size);
-    check_copies<double>(group, size);
-    check_copies<int32_t>(group, size);
-    check_copies<int64_t>(group, size);
-    check_copies<uint8_t>(group, size);
+    check_sums<double>(group, backend, size);
+    check_sums<int32_t>(group, backend, size);
+    check_sums<int64_t>(group, backend, size);
+    check_copies<double>(group, backend, size);
+    check_copies<int32_t>(group, backend, size);
+    check_copies<int64_t>(group, backend, size);
+    check_copies<uint8_t>(group, backend, size);
   }
-  for (const int64_t scale : {0, 1, 400'000}) check_rows<float>(group, scale);
+  for (const int64_t scale : {0, 1, 400'000}) check_rows<float>(group, backend, scale);
   for (const int64_t scale : {1, 777}) {
-    check_rows<double>(group, scale);
-    check_rows<int32_t>(group, scale);
-    check_rows<int64_t>(group, scale);
+    check_rows<double>(group, backend, scale);
+    check_rows<int32_t>(group, backend, scale);
+    check_rows<int64_t>(group, backend, scale);
   }
-  for (const int64_t size : {0, 1, 10'007}) check_bf16_sums(group, size);
-  check_order_of_sums(group);
+  for (const int64_t size : {0, 1, 10'007}) check_bf16_sums(group, backend, size);
+  check_order_of_sums(group, backend);
   for (const int64_t scale : {0, 1, 25'000}) {
-    check_all_to_all<float>(group, scale);
-    check_all_to_all<double>(group, scale);
-    check_all_to_all<int64_t>(group, scale);
-    check_all_to_all<uint8_t>(group, scale);
+    check_all_to_all<float>(group, backend, scale);
+    check_all_to_all<double>(group, backend, scale);
+    check_all_to_all<int64_t>(group, backend, scale);
+    check_all_to_all<uint8_t>(group, backend, scale);
   }
-  for (const int64_t scale : {0, 1, 5'000}) check_send_receive(group, scale);
+  for (const int64_t scale : {0, 1, 5'000}) check_send_receive(group, backend, scale);
   check_host_values(group);
   check_host_bytes(group);
 }
 
-void check_collectives_of_subgroups(Communicator& world) {
+void check_collectives_of_subgroups(Communicator& world, Backend& backend) {
   const int color = world.rank() % 2;
   const auto half = world.split(color, -world.rank(), color == 0 ? "even" : "odd");
   const std::vector<int64_t> members = half->all_gather_host(world.rank());
@@ -328,11 +328,11 @@ void check_collectives_of_subgroups(Communicator& world) {
   for (int r = 0; r < half->size(); ++r)
     SY_CHECK(members[r] == 2 * (half->size() - 1 - r) + color, "member {} is rank {}", r,
              members[r]);
-  check_collectives(*half);
+  check_collectives(*half, backend);
   const auto quarter = half->split(half->rank() < half->size() / 2 ? 0 : 1, 0, "quarter");
   SY_CHECK(quarter->all_gather_host(half->rank())[quarter->rank()] == half->rank(),
            "equal keys keep the order of ranks");
-  check_collectives(*quarter);
+  check_collectives(*quarter, backend);
   check_host_values(world);  // the parent still works
 }
 

@@ -46,6 +46,14 @@ TEST_CASE("names known from other frameworks lead to ours") {
       {"router_aux_loss_coef", "moe.load_balancing_loss_coef"},
       {"max_position_embeddings", "data.sequence_length"},
       {"micro_batch_size", "train_micro_batch_size_per_gpu"},
+      {"virtual_pipeline_model_parallel_size", "pipeline.virtual_stages"},
+      {"num_layers_per_virtual_pipeline_stage", "pipeline.layers_per_stage"},
+      {"recompute_granularity", "activation_checkpointing.policy"},
+      {"overlap_grad_reduce", "zero_optimization.overlap_comm"},
+      {"use_distributed_optimizer", "zero_optimization.stage"},
+      {"num_expert_groups", "moe.n_group"},
+      {"scoring_func", "moe.router"},
+      {"grad_reduce_in_bf16", "communication_data_type"},
       {"lr", "optimizer.params.lr"}};
   for (const auto& [foreign, ours] : names)
     for (const std::string section : {"model", "moe", "parallelism"})
@@ -53,6 +61,13 @@ TEST_CASE("names known from other frameworks lead to ours") {
         CHECK(message_of(config_with("\"" + section + "\": {\"" + foreign + "\": 1}")) ==
               "c.json:3:" + std::to_string(section.size() + 6) + ": /" + section + "/" + foreign +
                   ": unknown key; it is called " + ours + " here");
+}
+
+TEST_CASE("hyphens of a command line are read as underscores") {
+  CHECK(message_of(config_with(R"("sequence-parallel": true)")) ==
+        "c.json:3:1: /sequence-parallel: unknown key; did you mean parallelism.sequence_parallel?");
+  CHECK_THAT(message_of(config_with(R"("moe": {"overlap-grad-reduce": true})")),
+             contains_text("it is called zero_optimization.overlap_comm here"));
 }
 
 TEST_CASE("wrong types, lossy numbers and values out of range") {

@@ -110,11 +110,23 @@ TEST_CASE("sizes of the model must fit each other") {
              contains_text("they count bytes, but model.vocab_size is 300"));
   CHECK_THAT(said(R"("bf16": {"enabled": true}, "fp64": {"enabled": true})"),
              contains_text("exclude"));
+  CHECK_THAT(said(R"("communication_data_type": "bf16")"), contains_text("only with bf16.enabled"));
+  CHECK(said(R"("communication_data_type": "bf16", "bf16": {"enabled": true})") == "");
   CHECK_THAT(said(R"("optimizer": {"params": {"betas": [0.9]}})"), contains_text("expected 2"));
   CHECK_THAT(
       message_of("{\"train_batch_size\": 1, \"data\": {\"path\": \"x\", \"document_mask\": true}, "
                  "\"model\": {\"vocab_size\": 100}}"),
       contains_text("256 is not below model.vocab_size 100"));
+}
+
+TEST_CASE("reducing once per step is a choice of ZeRO's second stage") {
+  const auto said = [](const std::string& stage) {
+    return message_of(config_with("\"zero_optimization\": {\"stage\": " + stage +
+                                  ", \"reduce_once_per_step\": true}"));
+  };
+  CHECK(said("2") == "");
+  CHECK_THAT(said("0"), contains_text("a choice of stage 2, but the stage is 0"));
+  CHECK_THAT(said("1"), contains_text("stage 1 reduces once per step anyway"));
 }
 
 TEST_CASE("a DeepSpeed warm-up never silently ignores the learning rate") {

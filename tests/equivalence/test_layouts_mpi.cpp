@@ -19,14 +19,13 @@ TEST_CASE("MPI layouts agree with one rank") {
     config.parallelism = {.data_parallel_size = 1, .expert_parallel_size = 1};
     SelfCommunicator self("self");
     const JobResult reference = run_job(config, self, {});
-    for (const Layout& layout : kLayouts) {
-      if (layout.dp != world.size()) continue;
-      config.parallelism = {.data_parallel_size = layout.dp, .expert_parallel_size = layout.ep};
+    for (const Layout& layout : layouts_of(world.size(), config)) {
+      config.parallelism = layout.parallelism();
       const JobResult job = run_job(config, world, {});
       if (world.rank() != 0) continue;
       std::string where;
       const double worst = worst_difference(job, reference, where);
-      CAPTURE(layout.dp, layout.ep, where);
+      CAPTURE(layout.name(), where);
       CHECK(worst <= 1e-9);
     }
   }

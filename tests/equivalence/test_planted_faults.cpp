@@ -29,6 +29,11 @@ class FaultyCommunicator final : public Communicator {
         inner_(*owned_),
         fault_(fault) {}
 
+  void use(Backend& backend) override {
+    Communicator::use(backend);
+    inner_.use(backend);
+  }
+
  private:
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
     return std::make_unique<FaultyCommunicator>(inner_.split(color, key, std::move(name)), fault_);

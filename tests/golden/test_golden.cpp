@@ -117,7 +117,7 @@ class GoldenModel {
   }
 
   ParameterList parameters() { return stage_.parameters(); }
-  int num_moe_layers() const { return stage_.num_moe_layers(); }
+  int num_moe_layers() const { return switchyard::num_moe_layers(config_); }
   const RoutingLog::Routes& routes(int moe_layer) const { return routing_.at(0, moe_layer); }
   const std::vector<double>& logits() const { return logits_; }
   const std::vector<double>& hidden() const { return hidden_; }
@@ -142,11 +142,13 @@ class GoldenModel {
     std::vector<double> scalars(static_cast<size_t>(kNumStepScalars), 0.0);
     scalars[static_cast<size_t>(StepScalar::kInverseTargetCount)] = 1 / host_.num_targets;
     const MicroBatch batch = host_.view(config_);
-    Arena activations(backend_), scratch(backend_);
+    Arena activations(backend_), scratch(backend_), recomputed(backend_);
     Arena::Scope slot(activations);
     Pass pass{.queue = backend_.compute_queue(),
               .activations = activations,
               .scratch = scratch,
+              .kept = activations,
+              .recomputed = recomputed,
               .batch = batch,
               .statistics = statistics_.statistics(),
               .scalars = Tensor(scalars.data(), DType::kF64, {kNumStepScalars}),
@@ -154,10 +156,10 @@ class GoldenModel {
     Stage::Saved saved;
     statistics_.clear(pass.queue);
     optimizer_.begin_step();
-    stage_.forward(pass, saved);
+    stage_.forward(pass, Tensor(), saved);
     values_ = statistics_.download(pass.queue);
     hidden_ = values_of(saved.head.x_TD);
-    stage_.backward(pass, saved);
+    stage_.backward(pass, Tensor(), saved);
     logits_ = values_of(stage_.logits(pass, saved));  // forward() has put gradients in their place
   }
 
@@ -172,9 +174,10 @@ class GoldenModel {
   CpuBackend backend_{1};
   SelfCommunicator world_{"world"};
   ProcessGrid grid_{world_, GridSizes{}};
-  Stage stage_{backend_, grid_, config_};
+  Stage stage_{backend_, grid_, config_, whole_model(config_)};
   ZeroOptimizer optimizer_{backend_, grid_, config_, stage_.parameters()};
-  StatisticsBuffer statistics_{backend_, stage_.num_moe_layers(), config_.moe.num_experts};
+  StatisticsBuffer statistics_{backend_, switchyard::num_moe_layers(config_),
+                               config_.moe.num_experts};
   RoutingLog routing_;
   StatisticsBuffer::Values values_;
   std::vector<double> logits_, hidden_;

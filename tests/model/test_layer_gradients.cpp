@@ -25,9 +25,11 @@ class LayerBench {
         backend(1),
         world("world"),
         grid((resolve(config, 1), world), GridSizes{}),
+        tp(backend, grid.tp(), false),
         statistics(backend, 4, config.moe.num_experts),
         activations(backend),
         scratch(backend),
+        recomputed(backend),
         host(2, config.data.sequence_length, config.model.vocab_size),
         scalars({kNumStepScalars}, 0.1) {
     batch = host.view();
@@ -40,6 +42,8 @@ class LayerBench {
     return Pass{.queue = backend.compute_queue(),
                 .activations = activations,
                 .scratch = scratch,
+                .kept = activations,
+                .recomputed = recomputed,
                 .batch = batch,
                 .statistics = statistics.statistics(),
                 .scalars = scalars.view(),
@@ -58,8 +62,9 @@ class LayerBench {
   CpuBackend backend;
   SelfCommunicator world;
   ProcessGrid grid;
+  TensorParallel tp;
   StatisticsBuffer statistics;
-  Arena activations, scratch;
+  Arena activations, scratch, recomputed;
   HostBatch host;
   MicroBatch batch;
   HostTensor<double> scalars;
@@ -106,7 +111,7 @@ void check_layer(LayerBench& bench, const ParameterList& parameters, const Forwa
 
 TEST_CASE("gradients of Linear") {
   LayerBench bench;
-  Linear layer(bench.backend, "linear", 7, bench.config.model.hidden_size);
+  Linear layer(bench.backend, dense_parameter("linear", {7, bench.config.model.hidden_size}));
   bench.allocate({&layer.weight()});
   Linear::Saved saved;
   check_layer(
@@ -117,7 +122,7 @@ TEST_CASE("gradients of Linear") {
 TEST_CASE("gradients of RmsNorm, alone and of a residual sum") {
   for (const bool of_sum : {false, true}) {
     LayerBench bench;
-    RmsNorm layer(bench.backend, "norm", bench.config.model.hidden_size, 1e-5);
+    RmsNorm layer(bench.backend, bench.tp, "norm", bench.config.model.hidden_size, 1e-5);
     bench.allocate({&layer.weight()});
     RmsNorm::Saved saved;
     auto delta =
@@ -134,7 +139,7 @@ TEST_CASE("gradients of RmsNorm, alone and of a residual sum") {
 
 TEST_CASE("gradients of Attention, with a document border") {
   LayerBench bench;
-  Attention layer(bench.backend, "attention", bench.config.model);
+  Attention layer(bench.backend, bench.tp, "attention", bench.config.model, false);
   ParameterList parameters;
   layer.append_parameters(parameters);
   bench.allocate(parameters);
@@ -146,7 +151,7 @@ TEST_CASE("gradients of Attention, with a document border") {
 
 TEST_CASE("gradients of FeedForward") {
   LayerBench bench;
-  FeedForward layer(bench.backend, "mlp", bench.config.model.hidden_size, 6);
+  FeedForward layer(bench.backend, bench.tp, "mlp", bench.config.model.hidden_size, 6, false);
   ParameterList parameters;
   layer.append_parameters(parameters);
   bench.allocate(parameters);
@@ -161,7 +166,7 @@ TEST_CASE("gradients of MoeLayer without its auxiliary losses") {
   config.moe.load_balancing_loss_coef = config.moe.z_loss_coef = 0;
   config.moe.num_shared_experts = 1;
   LayerBench bench(config);
-  MoeLayer layer(bench.backend, bench.grid, "mlp", bench.config, 0);
+  MoeLayer layer(bench.backend, bench.grid, bench.tp, "mlp", bench.config, 0);
   ParameterList parameters;
   layer.append_parameters(parameters);
   bench.allocate(parameters);
@@ -176,7 +181,7 @@ TEST_CASE("gradients of a dense and an MoE Block") {
     RunConfig config = tiny_config();
     config.moe.load_balancing_loss_coef = config.moe.z_loss_coef = 0;
     LayerBench bench(config);
-    Block layer(bench.backend, bench.grid, 0, bench.config,
+    Block layer(bench.backend, bench.grid, bench.tp, 0, bench.config,
                 is_moe ? std::optional(0) : std::nullopt);
     ParameterList parameters;
     layer.append_parameters(parameters);
@@ -190,7 +195,8 @@ TEST_CASE("gradients of a dense and an MoE Block") {
 
 TEST_CASE("gradient of Embedding") {
   LayerBench bench;
-  Embedding embedding(bench.backend, bench.config.model.vocab_size, bench.config.model.hidden_size);
+  Embedding embedding(bench.backend, bench.tp, bench.config.model.vocab_size,
+                      bench.config.model.hidden_size);
   bench.allocate({&embedding.table()});
   const auto dy = random_tensor<double>("dy", {bench.num_tokens(), bench.config.model.hidden_size});
   const auto loss = [&] {
@@ -211,8 +217,9 @@ TEST_CASE(
     CAPTURE(tied);
     LayerBench bench;
     const int64_t V = bench.config.model.vocab_size, D = bench.config.model.hidden_size;
-    Embedding embedding(bench.backend, V, D);
-    LmHead head(bench.backend, V, D, tied ? &embedding.table() : nullptr);
+    Embedding embedding(bench.backend, bench.tp, V, D);
+    LmHead head = tied ? LmHead(bench.backend, bench.tp, &embedding.table())
+                       : LmHead(bench.backend, bench.tp, dense_parameter("lm_head.weight", {V, D}));
     ParameterList parameters = {&embedding.table()};
     head.append_parameters(parameters);
     CHECK(parameters.size() == (tied ? 1 : 2));

@@ -28,8 +28,7 @@ PlainAdamW::PlainAdamW(const std::vector<Declaration>& declarations, DType real)
       double value = declaration.init == Init::kOnes ? 1 : 0;
       if (declaration.init == Init::kNormal)
         value = kInitializerRange * random_normal(random_key(kSeed, declaration.name), i);
-      if (real == DType::kBF16)
-        value = static_cast<float>(BFloat16(static_cast<float>(value)));
+      if (real == DType::kBF16) value = static_cast<float>(BFloat16(static_cast<float>(value)));
       state.weight.push_back(value);
     }
     state.gradient.assign(numel, 0.0);
@@ -58,7 +57,8 @@ double PlainAdamW::step(int number, double max_norm) {
       state.v[i] = kBeta2 * state.v[i] + (1 - kBeta2) * g * g;
       const double m_hat = state.m[i] / (1 - std::pow(kBeta1, number));
       const double v_hat = state.v[i] / (1 - std::pow(kBeta2, number));
-      state.weight[i] -= kRate * (m_hat / (std::sqrt(v_hat) + kEps) + state.decay * state.weight[i]);
+      state.weight[i] -=
+          kRate * (m_hat / (std::sqrt(v_hat) + kEps) + state.decay * state.weight[i]);
     }
   return norm;
 }

@@ -94,7 +94,7 @@ TEST_CASE("optimizer: a model declares decay for everything but norms and router
   CpuBackend backend(1);
   SelfCommunicator world("world");
   const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config);
+  Stage stage(backend, grid, config, whole_model(config));
   int num_without = 0;
   for (const Parameter* parameter : stage.parameters()) {
     const bool is_norm = parameter->name.find("norm.weight") != std::string::npos;
@@ -121,4 +121,3 @@ TEST_CASE("optimizer: a gradient that is not finite changes no weight and no mom
             to_doubles(healthy.job.parameters().named(parameter.name).weight));
   }
 }
-

@@ -29,8 +29,8 @@ struct Measured {
 ParameterList aligned_parameters(std::vector<Parameter>& memory, int ep_rank, int ep_size) {
   for (int unit = 0; unit < 4; ++unit) {
     Parameter dense = dense_parameter(fmt::format("dense{}", unit), {8, 64});
-    Parameter experts = sliced_parameter(fmt::format("experts{}", unit), {4, 4, 64 * ep_size}, 0,
-                                         ep_rank, ep_size);
+    Parameter experts =
+        sliced_parameter(fmt::format("experts{}", unit), {4, 4, 64 * ep_size}, 0, ep_rank, ep_size);
     experts.group = ReplicaGroup::kExpert;
     dense.unit = experts.unit = unit;
     memory.insert(memory.end(), {dense, experts});
@@ -118,7 +118,8 @@ TEST_CASE("memory: bytes per parameter are the formula's, group by group") {
       }
 }
 
-TEST_CASE("memory: stage 2 holds the whole gradient of two units at most, and steps allocate none") {
+TEST_CASE(
+    "memory: stage 2 holds the whole gradient of two units at most, and steps allocate none") {
   for (const DType real : {DType::kF32, DType::kBF16})
     for (int stage = 0; stage <= 2; ++stage) {
       const Measured measured = measure({.sizes = {.dp = 2}, .stage = stage, .real = real});
@@ -134,12 +135,11 @@ TEST_CASE("memory: stage 2 holds the whole gradient of two units at most, and st
 
 TEST_CASE("memory: what is frozen, staged and padded is stated") {
   run_ranks(2, [](Communicator& world) {
-    OptimizerJob job(world,
-                     {.sizes = {.dp = 2}, .stage = 2, .freezing = Freezing::kSomeExperts});
+    OptimizerJob job(world, {.sizes = {.dp = 2}, .stage = 2, .freezing = Freezing::kSomeExperts});
     int64_t stated = job.optimizer().bytes_in_flight() + 3 * 8;
     for (const MemoryOfGroup& group : job.optimizer().memory()) {
-      stated += static_cast<int64_t>(group.formula_bytes) + group.padding_bytes +
-                group.staging_bytes;
+      stated +=
+          static_cast<int64_t>(group.formula_bytes) + group.padding_bytes + group.staging_bytes;
       const bool is_experts = group.key.group == ReplicaGroup::kExpert;
       const int64_t frozen = is_experts ? 2 * 42 + 1 * 64 : group.key.is_partial ? 0 : 7;
       const bool has_bias = group.key.copies == Copies::kTensor && !group.key.is_partial;

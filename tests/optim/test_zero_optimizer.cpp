@@ -69,10 +69,10 @@ TEST_CASE("zero: every stage, dp, accumulation and precision takes the plain ste
     for (const int accumulation : {1, 3})
       for (const DType real : {DType::kF64, DType::kF32, DType::kBF16})
         for (const OptimizerCase& what : stages({.sizes = {.dp = dp},
-                                                 .overlap = accumulation == 1,
-                                                 .real = real,
-                                                 .accumulation = accumulation,
-                                                 .max_norm = 1.0}))
+                                         .overlap = accumulation == 1,
+                                         .real = real,
+                                         .accumulation = accumulation,
+                                         .max_norm = 1.0}))
           check(what);
 }
 
@@ -86,21 +86,21 @@ TEST_CASE("zero: experts that are trained in parts, and frozen parameters") {
                                 GridSizes{.dp = 2, .tp = 2, .ep = 2, .etp = 2}})
     for (const DType real : {DType::kF64, DType::kBF16})
       for (const OptimizerCase& what : stages({.sizes = sizes,
-                                               .overlap = real == DType::kF64,
-                                               .real = real,
-                                               .accumulation = 2,
-                                               .max_norm = 1.0,
-                                               .freezing = Freezing::kSomeExperts}))
+                                       .overlap = real == DType::kF64,
+                                       .real = real,
+                                       .accumulation = 2,
+                                       .max_norm = 1.0,
+                                       .freezing = Freezing::kSomeExperts}))
         check(what);
 }
 
 TEST_CASE("zero: bf16 messages, of numbers that bf16 holds") {
   for (const GridSizes sizes : {GridSizes{.dp = 3}, GridSizes{.dp = 2, .tp = 2, .etp = 2}})
     for (const OptimizerCase& what : stages({.sizes = sizes,
-                                             .real = DType::kBF16,
-                                             .messages = ReductionType::kBF16,
-                                             .accumulation = 2,
-                                             .freezing = Freezing::kSomeExperts}))
+                                     .real = DType::kBF16,
+                                     .messages = ReductionType::kBF16,
+                                     .accumulation = 2,
+                                     .freezing = Freezing::kSomeExperts}))
       check(what);
 }
 

@@ -83,11 +83,12 @@ class TinyModel {
         backend_(1),
         world_("world"),
         grid_(world_, GridSizes{}),
-        stage_(backend_, grid_, config_),
+        stage_(backend_, grid_, config_, whole_model(config_)),
         optimizer_(backend_, grid_, config_, stage_.parameters()),
-        statistics_(backend_, stage_.num_moe_layers(), config_.moe.num_experts),
+        statistics_(backend_, num_moe_layers(config_), config_.moe.num_experts),
         activations_(backend_),
         scratch_(backend_),
+        recomputed_(backend_),
         host_(*config_.train_micro_batch_size_per_gpu, config_.data.sequence_length,
               config_.model.vocab_size),
         scalars_(static_cast<size_t>(kNumStepScalars), 0.0) {
@@ -99,7 +100,7 @@ class TinyModel {
   double loss() {
     Arena::Scope slot(activations_);
     Pass pass = make_pass();
-    stage_.forward(pass, saved_);
+    stage_.forward(pass, Tensor(), saved_);
     return loss_of_statistics();
   }
 
@@ -108,9 +109,9 @@ class TinyModel {
     Arena::Scope slot(activations_);
     optimizer_.begin_step();
     Pass pass = make_pass();
-    stage_.forward(pass, saved_);
+    stage_.forward(pass, Tensor(), saved_);
     const double loss = loss_of_statistics();
-    stage_.backward(pass, saved_);
+    stage_.backward(pass, Tensor(), saved_);
     return loss;
   }
 
@@ -132,6 +133,8 @@ class TinyModel {
     return Pass{.queue = backend_.compute_queue(),
                 .activations = activations_,
                 .scratch = scratch_,
+                .kept = activations_,
+                .recomputed = recomputed_,
                 .batch = batch_,
                 .statistics = statistics_.statistics(),
                 .scalars = Tensor(scalars_.data(), DType::kF64, {kNumStepScalars}),
@@ -158,7 +161,7 @@ class TinyModel {
   Stage stage_;
   ZeroOptimizer optimizer_;
   StatisticsBuffer statistics_;
-  Arena activations_, scratch_;
+  Arena activations_, scratch_, recomputed_;
   Stage::Saved saved_;
   HostBatch host_;
   MicroBatch batch_;

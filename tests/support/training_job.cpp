@@ -1,7 +1,7 @@
 #include "support/training_job.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <mutex>
 #include <numeric>
 
@@ -10,26 +10,9 @@
 #include "core/random.h"
 #include "data/dataset.h"
 #include "data/token_file.h"
+#include "train/global_tensors.h"
 
 namespace switchyard::test {
-namespace {
-
-// The whole tensor from the slices of one group of expert-parallel ranks.
-std::vector<double> assemble(const Parameter& parameter, const std::vector<double>& slice,
-                             const ProcessGrid& grid) {
-  if (parameter.group == ReplicaGroup::kDense) return slice;
-  const std::string bytes(reinterpret_cast<const char*>(slice.data()),
-                          slice.size() * sizeof(double));
-  std::vector<double> whole;
-  for (const std::string& part : grid.ep().gather_host(bytes, 0)) {
-    std::vector<double> values(part.size() / sizeof(double));
-    std::memcpy(values.data(), part.data(), part.size());
-    whole.insert(whole.end(), values.begin(), values.end());
-  }
-  return whole;
-}
-
-}  // namespace
 
 TokenFixture::TokenFixture(int64_t num_sequences, int64_t sequence_length, int64_t vocab_size) {
   const auto end_of_document = static_cast<int32_t>(vocab_size - 1);
@@ -50,15 +33,16 @@ TokenFixture::TokenFixture(int64_t num_sequences, int64_t sequence_length, int64
 RunConfig small_job_config(const std::string& data_prefix) {
   RunConfig config;
   config.fp64.enabled = true;
-  config.train_batch_size = 4;
+  config.train_batch_size = 8;
   config.gradient_accumulation_steps = 1;
   config.model = {.vocab_size = 29,
                   .hidden_size = 16,
                   .num_hidden_layers = 3,
-                  .num_attention_heads = 4,
+                  .num_attention_heads = 8,
                   .num_key_value_heads = 2,
+                  .head_dim = 2,
                   .intermediate_size = 24,
-                  .moe_intermediate_size = 12,
+                  .moe_intermediate_size = 16,
                   .initializer_range = 0.2};
   config.moe.enabled = true;
   config.moe.num_experts = 8;
@@ -79,7 +63,7 @@ RunConfig small_job_config(const std::string& data_prefix) {
 TrainerOnRank::TrainerOnRank(RunConfig unresolved, Communicator& world)
     : config((resolve(unresolved, world.size()), std::move(unresolved))),
       backend(config.training.num_threads),
-      grid(world, grid_sizes(config)),
+      grid(world, grid_sizes(config), &backend),
       dataset(open_dataset(config)),
       trainer(config, backend, grid, dataset) {}
 
@@ -89,6 +73,12 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
   trainer.set_routing_log(options.routing);
 
   JobResult result;
+  const auto gather = [&](const std::function<std::vector<double>(const Parameter&)>& read) {
+    GlobalTensors tensors = gather_global_tensors(trainer.parameters(), world, read);
+    SY_CHECK(tensors.copy_difference == 0, "copies of {} differ by {}", tensors.copy_difference_in,
+             tensors.copy_difference);
+    return tensors.values;
+  };
   while (trainer.step() < options.steps) {
     const StepReport report = trainer.train_step();
     result.lm_loss.push_back(report.lm_loss);
@@ -96,15 +86,12 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
     result.z_loss.push_back(report.z_loss);
     result.grad_norm.push_back(report.grad_norm);
     result.dropped_fraction.push_back(report.dropped_fraction);
-    for (const int64_t step : options.gradient_steps)
-      if (step == report.step)
-        for (const Parameter* parameter : trainer.parameters())
-          result.gradients[step][parameter->name] =
-              assemble(*parameter, trainer.optimizer().gradient_of(*parameter), on_rank.grid);
+    if (std::count(options.gradient_steps.begin(), options.gradient_steps.end(), report.step) > 0)
+      result.gradients[report.step] = gather(
+          [&](const Parameter& parameter) { return trainer.optimizer().gradient_of(parameter); });
   }
-  for (const Parameter* parameter : trainer.parameters())
-    result.weights[parameter->name] =
-        assemble(*parameter, trainer.optimizer().weight_of(*parameter), on_rank.grid);
+  result.weights =
+      gather([&](const Parameter& parameter) { return trainer.optimizer().weight_of(parameter); });
   return result;
 }
 

@@ -162,7 +162,7 @@ TEST_CASE("weights written by any grid are the same file, which any model reads"
   CpuBackend backend(1);
   SelfCommunicator world("world");
   const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config);
+  Stage stage(backend, grid, config, whole_model(config));
   const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
   load_weights(path, stage.parameters(), backend);
   const SafetensorsFile file(path);
@@ -191,12 +191,12 @@ TEST_CASE("weights of another model are refused by name") {
   CpuBackend backend(1);
   SelfCommunicator world("world");
   const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config);
+  Stage stage(backend, grid, config, whole_model(config));
   const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
   save_weights(path, stage.parameters(), backend, grid);
 
   const auto message_for = [&](const RunConfig& other, DType real) {
-    Stage reader(backend, grid, other);
+    Stage reader(backend, grid, other, whole_model(other));
     const std::vector<Buffer> buffers = allocate_weights(reader.parameters(), backend, real);
     try {
       load_weights(path, reader.parameters(), backend);

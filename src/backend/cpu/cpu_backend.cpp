@@ -3,13 +3,21 @@
 #include <cblas.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 #include "core/error.h"
 #include "core/math.h"
 
 namespace switchyard {
+namespace {
+
+// Events of pending work count as those of a queue of their own.
+constexpr int kPendingQueue = 1;
+
+}  // namespace
 
 int cores_in_affinity_mask() {
   cpu_set_t mask;
@@ -43,6 +51,33 @@ std::string CpuBackend::speed_advice() const {
       "OpenBLAS runs its {} kernels on a processor with AVX-512, at half the speed: unset "
       "OPENBLAS_CORETYPE if it is set in the environment, or set it to SkylakeX",
       kernels);
+}
+
+void CpuBackend::host_wait(Event event) {
+  while (!is_complete(event)) {
+    progress();
+    if (!is_complete(event)) std::this_thread::yield();  // the rank waited for may need this core
+  }
+}
+
+Event CpuBackend::start(std::unique_ptr<PendingWork> work, Event after) {
+  const Event done{kPendingQueue, ++num_started_};
+  if (is_complete(after) && work->advance()) return {};
+  pending_.push_back({done, after, std::move(work)});
+  return done;
+}
+
+void CpuBackend::progress() {
+  for (auto pending = pending_.begin(); pending != pending_.end();) {
+    const bool is_done = is_complete(pending->after) && pending->work->advance();
+    pending = is_done ? pending_.erase(pending) : pending + 1;
+  }
+}
+
+bool CpuBackend::is_complete(Event event) {
+  return event.queue != kPendingQueue ||
+         std::none_of(pending_.begin(), pending_.end(),
+                      [&](const Pending& pending) { return pending.done.ticket == event.ticket; });
 }
 
 void CpuBackend::upload(Queue, Tensor device, const void* host) {

@@ -1,8 +1,11 @@
-// CpuBackend: the host as a device. Work is done when a call returns, so events are always
-// complete.
+// CpuBackend: the host as a device. Work of its queue is done when a call returns, so only events
+// of pending work are ever incomplete; a queue that waits for one blocks the host, like
+// host_wait().
 #pragma once
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu_ops.h"
@@ -24,17 +27,27 @@ class CpuBackend final : public Backend {
 
   Queue compute_queue() override { return Queue{0}; }
   Event record(Queue queue) override { return Event{queue.id, 0}; }
-  void wait(Queue, Event) override {}
-  void host_wait(Event) override {}
+  void wait(Queue, Event event) override { host_wait(event); }
+  void host_wait(Event event) override;
+  Event start(std::unique_ptr<PendingWork> work, Event after) override;
+  void progress() override;
+  bool is_complete(Event event) override;
   void upload(Queue queue, Tensor device, const void* host) override;
   void download(Queue queue, void* host, Tensor device) override;
 
  private:
+  struct Pending {
+    Event done, after;
+    std::unique_ptr<PendingWork> work;
+  };
+
   std::byte* do_allocate(int64_t bytes) override;
   void do_free(std::byte* memory, int64_t bytes) override;
 
   int num_threads_;
   CpuOps ops_;
+  std::vector<Pending> pending_;  // in the order of start()
+  int64_t num_started_ = 0;
 };
 
 // Cores in this process's affinity mask.

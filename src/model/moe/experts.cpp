@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "model/weight_gradients.h"
+
 namespace switchyard {
 namespace {
 
@@ -17,25 +19,29 @@ Activation activation_of(ExpertActivation activation) {
   return Activation::kSwiGLU;
 }
 
-// One matrix (rows, columns) per expert, experts cut evenly over the ep ranks.
-Parameter expert_parameter(std::string name, int64_t num_experts, int64_t rows, int64_t columns,
-                           int ep_rank, int ep_size) {
-  Parameter parameter =
-      sliced_parameter(std::move(name), {num_experts, rows, columns}, 0, ep_rank, ep_size);
+// One matrix (rows, columns) per expert: experts cut over the ep ranks, matrices along `sliced_dim`
+// over the etp ranks.
+Parameter expert_parameter(const ProcessGrid& grid, std::string name, int64_t num_experts,
+                           int64_t rows, int64_t columns, int sliced_dim) {
+  Parameter parameter = sliced_parameter(std::move(name), {num_experts, rows, columns}, 0,
+                                         grid.me().ep, grid.sizes().ep);
+  slice(parameter, sliced_dim, grid.me().etp, grid.sizes().etp);
   parameter.group = ReplicaGroup::kExpert;
   return parameter;
 }
 
 }  // namespace
 
-Experts::Experts(Backend& backend, const std::string& name, const RunConfig& config, int ep_rank,
-                 int ep_size)
-    : backend_(backend), activation_(activation_of(config.moe.expert_activation)) {
+Experts::Experts(Backend& backend, const ProcessGrid& grid, const std::string& name,
+                 const RunConfig& config)
+    : backend_(backend),
+      activation_(activation_of(config.moe.expert_activation)),
+      recompute_activation_(config.activation_checkpointing.policy == RecomputePolicy::kSelective) {
   const int64_t E = config.moe.num_experts, D = config.model.hidden_size,
                 F = *config.model.moe_intermediate_size;
-  gate_proj_ = expert_parameter(name + ".gate_proj.weight", E, F, D, ep_rank, ep_size);
-  if (gated()) up_proj_ = expert_parameter(name + ".up_proj.weight", E, F, D, ep_rank, ep_size);
-  down_proj_ = expert_parameter(name + ".down_proj.weight", E, D, F, ep_rank, ep_size);
+  gate_proj_ = expert_parameter(grid, name + ".gate_proj.weight", E, F, D, 1);
+  if (gated()) up_proj_ = expert_parameter(grid, name + ".up_proj.weight", E, F, D, 1);
+  down_proj_ = expert_parameter(grid, name + ".down_proj.weight", E, D, F, 2);
 }
 
 Tensor Experts::forward(Pass& pass, Tensor x_RD, const Dispatcher::Plan& plan, Saved& saved) const {
@@ -50,11 +56,12 @@ Tensor Experts::forward(Pass& pass, Tensor x_RD, const Dispatcher::Plan& plan, S
     saved.up_RF = pass.activations.allocate_like(saved.hidden_RF);
     ops.grouped_matmul_nt(pass.queue, saved.up_RF, x_RD, up_proj_.weight, begin);
   }
-  saved.activated_RF = pass.activations.allocate_like(saved.hidden_RF);
-  ops.activation_forward(pass.queue, saved.activated_RF, saved.hidden_RF, saved.up_RF, plan.gate_R,
-                         activation_);
   Tensor y_RD = pass.activations.allocate_like(x_RD);
+  Arena::Scope scope(pass.scratch);
+  saved.activated_RF =
+      activate(pass, recompute_activation_ ? pass.scratch : pass.activations, plan, saved);
   ops.grouped_matmul_nt(pass.queue, y_RD, saved.activated_RF, down_proj_.weight, begin);
+  if (recompute_activation_) saved.activated_RF = Tensor();
   return y_RD;
 }
 
@@ -67,9 +74,12 @@ Experts::InputGradient Experts::backward(Pass& pass, Tensor dy_RD, const Dispatc
   gradient.dgate_R = pass.scratch.allocate_like(plan.gate_R);
 
   Arena::Scope scope(pass.scratch);
-  Tensor dactivated_RF = pass.scratch.allocate_like(saved.activated_RF);
+  const Tensor activated_RF = recompute_activation_
+                                  ? activate(pass, pass.saved_in_backward(), plan, saved)
+                                  : saved.activated_RF;
+  Tensor dactivated_RF = pass.scratch.allocate_like(saved.hidden_RF);
   ops.grouped_matmul_nn(pass.queue, dactivated_RF, dy_RD, down_proj_.weight, begin);
-  ops.grouped_matmul_tn_add(pass.queue, down_proj_.gradient(), dy_RD, saved.activated_RF, begin);
+  add_grouped_matmul_gradient(backend_, pass, down_proj_, dy_RD, activated_RF, begin);
 
   Tensor dhidden_RF = pass.scratch.allocate_like(saved.hidden_RF);
   Tensor dup_RF = gated() ? pass.scratch.allocate_like(saved.up_RF) : Tensor();
@@ -77,12 +87,20 @@ Experts::InputGradient Experts::backward(Pass& pass, Tensor dy_RD, const Dispatc
                           saved.hidden_RF, saved.up_RF, plan.gate_R, activation_);
 
   ops.grouped_matmul_nn(pass.queue, gradient.dx_RD, dhidden_RF, gate_proj_.weight, begin);
-  ops.grouped_matmul_tn_add(pass.queue, gate_proj_.gradient(), dhidden_RF, saved.x_RD, begin);
+  add_grouped_matmul_gradient(backend_, pass, gate_proj_, dhidden_RF, saved.x_RD, begin);
   if (gated()) {
     ops.grouped_matmul_nn_add(pass.queue, gradient.dx_RD, dup_RF, up_proj_.weight, begin);
-    ops.grouped_matmul_tn_add(pass.queue, up_proj_.gradient(), dup_RF, saved.x_RD, begin);
+    add_grouped_matmul_gradient(backend_, pass, up_proj_, dup_RF, saved.x_RD, begin);
   }
   return gradient;
+}
+
+Tensor Experts::activate(Pass& pass, Arena& arena, const Dispatcher::Plan& plan,
+                         const Saved& saved) const {
+  Tensor activated_RF = arena.allocate_like(saved.hidden_RF);
+  backend_.ops().activation_forward(pass.queue, activated_RF, saved.hidden_RF, saved.up_RF,
+                                    plan.gate_R, activation_);
+  return activated_RF;
 }
 
 void Experts::append_parameters(ParameterList& list) {

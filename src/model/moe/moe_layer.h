@@ -1,6 +1,7 @@
-// MoeLayer: choose experts, send the tokens there, compute, bring the results back and sum. Each
-// step is a file of this folder. Tokens that were dropped everywhere give zero rows: only the
-// residual stream carries them on. Shared experts, if any, see every token.
+// MoeLayer: choose experts, send the tokens there, compute, bring the results back and sum. A rank
+// does so for the tokens it owns. Each step is a file of this folder. Tokens that were dropped
+// everywhere give zero rows: only the residual stream carries them on. Shared experts, if any, see
+// every token.
 #pragma once
 
 #include <optional>
@@ -25,9 +26,11 @@ class MoeLayer {
     FeedForward::Saved shared;
   };
 
-  // `name`: "model.layers.3.mlp"; `moe_index`: which MoE layer of the stage this is, from 0.
-  MoeLayer(Backend& backend, const ProcessGrid& grid, const std::string& name,
-           const RunConfig& config, int moe_index);
+  // `name`: "model.layers.3.mlp"; `moe_index`: which MoE layer of the model this is, from 0.
+  MoeLayer(Backend& backend, const ProcessGrid& grid, const TensorParallel& tp,
+           const std::string& name, const RunConfig& config, int moe_index);
+
+  // Hidden state to hidden state (model/tensor_parallel.h).
 
   Tensor forward(Pass& pass, Tensor x_TD, Saved& saved);
   Tensor backward(Pass& pass, Tensor dy_TD, const Saved& saved);
@@ -37,6 +40,7 @@ class MoeLayer {
 
  private:
   Backend& backend_;
+  const TensorParallel& tp_;
   Router router_;
   Dispatcher dispatcher_;
   Experts experts_;
