@@ -25,11 +25,20 @@ class Contract {
     return sizes;
   }
 
-  // The dtype of a tensor of reals: f32 or f64.
+  // The dtype of a tensor of reals: f32, f64 or bf16.
   DType real(const char* name, Tensor tensor) const {
-    SY_CHECK(tensor.dtype() == DType::kF32 || tensor.dtype() == DType::kF64,
-             "{}: {} holds {}, expected f32 or f64", function_, name, name_of(tensor.dtype()));
-    return tensor.dtype();
+    const DType dtype = tensor.dtype();
+    SY_CHECK(dtype == DType::kF32 || dtype == DType::kF64 || dtype == DType::kBF16,
+             "{}: {} holds {}, expected f32, f64 or bf16", function_, name, name_of(dtype));
+    return dtype;
+  }
+
+  // The dtype of a tensor of what sums or decides: f32 or f64.
+  DType accumulator(const char* name, Tensor tensor) const {
+    const DType dtype = tensor.dtype();
+    SY_CHECK(dtype == DType::kF32 || dtype == DType::kF64, "{}: {} holds {}, expected f32 or f64",
+             function_, name, name_of(dtype));
+    return dtype;
   }
 
   void check(const char* name, Tensor tensor, DType dtype,
@@ -39,6 +48,13 @@ class Contract {
                  Tensor(nullptr, dtype, expected).shape_string() == tensor.shape_string(),
              "{}: {} is {} {}, expected {} ({})", function_, name, name_of(tensor.dtype()),
              tensor.shape_string(), name_of(dtype), fmt::join(expected, ", "));
+  }
+
+  // For operands in which bf16 and f32 may stand side by side: real of the same accumulator dtype.
+  void check_mixed(const char* name, Tensor tensor, DType accumulator_dtype,
+                   std::initializer_list<int64_t> shape) const {
+    const DType own = real(name, tensor);
+    check(name, tensor, accumulator_of(own) == accumulator_dtype ? own : accumulator_dtype, shape);
   }
 
   // For tensors that are seen as flat.

@@ -12,20 +12,20 @@ constexpr int64_t kRowAlignment = 16;  // bytes: rows of f64 and vector loads st
 
 // y (T, N) and x (T, K) against one weight w (N, K).
 void check_matmul(const Contract& contract, Tensor y, Tensor x, Tensor w) {
-  const DType real = contract.real("w", w);
+  const DType accumulator = accumulator_of(contract.real("w", w));
   const auto [N, K] = contract.dims<2>("w", w);
   const int64_t T = contract.dims<2>("x", x)[0];
-  contract.check("x", x, real, {T, K});
-  contract.check("y", y, real, {T, N});
+  contract.check_mixed("x", x, accumulator, {T, K});
+  contract.check_mixed("y", y, accumulator, {T, N});
 }
 
 // y (R, N) and x (R, K) against one weight per expert, w (L, N, K).
 void check_grouped_matmul(const Contract& contract, Tensor y, Tensor x, Tensor w, Tensor begin) {
-  const DType real = contract.real("w", w);
+  const DType accumulator = accumulator_of(contract.real("w", w));
   const auto [L, N, K] = contract.dims<3>("w", w);
   const int64_t R = contract.dims<2>("x", x)[0];
-  contract.check("x", x, real, {R, K});
-  contract.check("y", y, real, {R, N});
+  contract.check_mixed("x", x, accumulator, {R, K});
+  contract.check_mixed("y", y, accumulator, {R, N});
   contract.check("begin", begin, DType::kI32, {L + 1});
 }
 
@@ -53,7 +53,7 @@ void check_attention(const Contract& contract, Tensor query, Tensor key, Tensor 
                       "rows must be whole sequences of sequence_length", T, sequence_length);
   contract.check("key", key, real, {T, key_width});
   contract.check("value", value, real, {T, key_width});
-  contract.check("log_sum_exp", log_sum_exp, real, {T, query_width / head_dim});
+  contract.check("log_sum_exp", log_sum_exp, accumulator_of(real), {T, query_width / head_dim});
   contract.check("first_visible", first_visible, DType::kI32, {T});
 }
 
@@ -65,7 +65,7 @@ void check_activation(const Contract& contract, Tensor gate, Tensor up, Tensor w
   SY_CHECK(has_up == (activation == Activation::kSwiGLU),
            "SwiGLU has an `up` operand, ReLU and GELU have none; up is {}", up.shape_string());
   if (has_up) contract.check("up", up, real, {R, F});
-  if (!weight.is_none()) contract.check("weight", weight, real, {R});
+  if (!weight.is_none()) contract.check("weight", weight, accumulator_of(real), {R});
 }
 
 // The ids [first_id, first_id + V) of a vocabulary.
@@ -85,18 +85,22 @@ void check_scopes(const Contract& contract, int64_t T, int64_t S, int64_t first_
                       first_row + T, S * rows_per_scope);
 }
 
-int64_t padded_row_bytes(int64_t bytes) { return round_up(bytes, kRowAlignment); }
-
 }  // namespace
 
+int64_t row_gate_offset(int64_t model_width, DType real) {
+  return round_up(model_width * static_cast<int64_t>(size_in_bytes(real)),
+                  static_cast<int64_t>(size_in_bytes(accumulator_of(real))));
+}
+
 int64_t dispatch_row_bytes(int64_t model_width, int64_t top_k, DType real) {
-  const auto real_bytes = static_cast<int64_t>(size_in_bytes(real));
-  return padded_row_bytes((model_width + top_k) * real_bytes +
-                          top_k * static_cast<int64_t>(sizeof(int32_t)));
+  const auto choice_bytes =
+      static_cast<int64_t>(size_in_bytes(accumulator_of(real)) + sizeof(int32_t));
+  return round_up(row_gate_offset(model_width, real) + top_k * choice_bytes, kRowAlignment);
 }
 
 int64_t gradient_row_bytes(int64_t model_width, int64_t top_k, DType real) {
-  return padded_row_bytes((model_width + top_k) * static_cast<int64_t>(size_in_bytes(real)));
+  const auto gate_bytes = static_cast<int64_t>(size_in_bytes(accumulator_of(real)));
+  return round_up(row_gate_offset(model_width, real) + top_k * gate_bytes, kRowAlignment);
 }
 
 // ---- Matrix products ----
@@ -160,7 +164,9 @@ void Ops::embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids
   const auto [V, D] = contract.dims<2>("dtable", dtable_VD);
   const auto [T] = contract.dims<1>("ids", ids_T);
   contract.check("ids", ids_T, DType::kI32, {T});
-  contract.check("dy", dy_TD, contract.real("dtable", dtable_VD), {T, D});
+  const DType real = contract.real("dy", dy_TD);
+  contract.check("dy", dy_TD, real, {T, D});
+  contract.check("dtable", dtable_VD, accumulator_of(real), {V, D});
   check_vocabulary(contract, V, first_id, vocab_size);
   do_embedding_backward(q, dtable_VD, dy_TD, ids_T, first_id, vocab_size);
 }
@@ -173,7 +179,7 @@ void Ops::rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T,
   const DType real = contract.real("x", x_TD);
   const auto [T, D] = contract.dims<2>("x", x_TD);
   contract.check("y", y_TD, real, {T, D});
-  contract.check("inv_rms", inv_rms_T, real, {T});
+  contract.check("inv_rms", inv_rms_T, accumulator_of(real), {T});
   contract.check("weight", weight_D, real, {D});
   contract.check_paired("sum", sum_TD, "delta", delta_TD);
   if (!delta_TD.is_none()) {
@@ -191,7 +197,7 @@ void Ops::rmsnorm_backward(Queue q, Tensor dx_TD, Tensor dy_TD, Tensor dresidual
   contract.check("dx", dx_TD, real, {T, D});
   contract.check("dy", dy_TD, real, {T, D});
   if (!dresidual_TD.is_none()) contract.check("dresidual", dresidual_TD, real, {T, D});
-  contract.check("inv_rms", inv_rms_T, real, {T});
+  contract.check("inv_rms", inv_rms_T, accumulator_of(real), {T});
   contract.check("weight", weight_D, real, {D});
   do_rmsnorm_backward(q, dx_TD, dy_TD, dresidual_TD, x_TD, inv_rms_T, weight_D);
 }
@@ -201,9 +207,9 @@ void Ops::rmsnorm_weight_backward(Queue q, Tensor dweight_D, Tensor dy_TD, Tenso
   const Contract contract(__func__);
   const DType real = contract.real("x", x_TD);
   const auto [T, D] = contract.dims<2>("x", x_TD);
-  contract.check("dweight", dweight_D, real, {D});
+  contract.check("dweight", dweight_D, accumulator_of(real), {D});
   contract.check("dy", dy_TD, real, {T, D});
-  contract.check("inv_rms", inv_rms_T, real, {T});
+  contract.check("inv_rms", inv_rms_T, accumulator_of(real), {T});
   do_rmsnorm_weight_backward(q, dweight_D, dy_TD, x_TD, inv_rms_T);
 }
 
@@ -270,7 +276,7 @@ void Ops::activation_backward(Queue q, Tensor dgate_RF, Tensor dup_RF, Tensor dw
   contract.check("dgate", dgate_RF, real, {R, F});
   contract.check("dy", dy_RF, real, {R, F});
   if (!up_RF.is_none()) contract.check("dup", dup_RF, real, {R, F});
-  if (!weight_R.is_none()) contract.check("dweight", dweight_R, real, {R});
+  if (!weight_R.is_none()) contract.check("dweight", dweight_R, accumulator_of(real), {R});
   do_activation_backward(q, dgate_RF, dup_RF, dweight_R, dy_RF, gate_RF, up_RF, weight_R,
                          activation);
 }
@@ -281,7 +287,7 @@ void Ops::router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_T
                          Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
                          bool expert_is_given) {
   const Contract contract(__func__);
-  const DType real = contract.real("logits", logits_TE);
+  const DType real = contract.accumulator("logits", logits_TE);
   const auto [T, E] = contract.dims<2>("logits", logits_TE);
   const auto [expert_rows, A] = contract.dims<2>("expert", expert_TA);
   contract.check_that(A <= E, "a token cannot choose more experts than there are", A, E);
@@ -298,7 +304,7 @@ void Ops::router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_T
 void Ops::router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
                             Tensor probs_TE, int64_t first_row, int64_t rows_per_scope) {
   const Contract contract(__func__);
-  contract.real("probs", probs_TE);
+  contract.accumulator("probs", probs_TE);
   const auto [T, E] = contract.dims<2>("probs", probs_TE);
   const auto [S, count_width] = contract.dims<2>("count", count_SE);
   const auto [expert_rows, A] = contract.dims<2>("expert", expert_TA);
@@ -327,7 +333,7 @@ void Ops::router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor 
                           int64_t first_row, int64_t rows_per_scope, double balance_scale,
                           double z_scale, bool normalize) {
   const Contract contract(__func__);
-  const DType real = contract.real("probs", probs_TE);
+  const DType real = contract.accumulator("probs", probs_TE);
   const auto [T, E] = contract.dims<2>("probs", probs_TE);
   const auto [expert_rows, A] = contract.dims<2>("expert", expert_TA);
   const auto [S, gradient_width] = contract.dims<2>("prob_gradient", prob_gradient_SE);
@@ -366,7 +372,7 @@ void Ops::drop_tokens(Queue q, Tensor kept_TA, Tensor expert_TA, Tensor score_TA
   const auto [T, A] = contract.dims<2>("expert", expert_TA);
   contract.check("expert", expert_TA, DType::kI32, {T, A});
   contract.check("kept", kept_TA, DType::kI32, {T, A});
-  contract.check("score", score_TA, contract.real("score", score_TA), {T, A});
+  contract.check("score", score_TA, contract.accumulator("score", score_TA), {T, A});
   contract.check_that(num_scopes > 0 && T % num_scopes == 0, "scopes must divide the tokens",
                       num_scopes, T);
   contract.check_that(num_experts > 0 && capacity >= 0, "num_experts or capacity out of range",
@@ -408,7 +414,7 @@ void Ops::pack_rows(Queue q, Tensor rows_NB, Tensor x_TD, Tensor weight_TA, Tens
   const auto [N] = contract.dims<1>("send_token", send_token_N);
   const auto [send_rows, P] = contract.dims<2>("send_row", send_row_TP);
   contract.check("rows", rows_NB, DType::kU8, {N, dispatch_row_bytes(D, A, real)});
-  contract.check("weight", weight_TA, real, {T, A});
+  contract.check("weight", weight_TA, accumulator_of(real), {T, A});
   contract.check("kept", kept_TA, DType::kI32, {T, A});
   contract.check("send_token", send_token_N, DType::kI32, {N});
   contract.check("send_row", send_row_TP, DType::kI32, {T, P});
@@ -418,18 +424,18 @@ void Ops::pack_rows(Queue q, Tensor rows_NB, Tensor x_TD, Tensor weight_TA, Tens
 }
 
 void Ops::plan_receive(Queue q, Tensor begin_L1, Tensor source_row_R, Tensor gate_R,
-                       Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width) {
+                       Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width, DType real) {
   const Contract contract(__func__);
-  const DType real = contract.real("gate", gate_R);
   const auto [bounds] = contract.dims<1>("begin", begin_L1);
   const auto [R] = contract.dims<1>("gate", gate_R);
   const auto [N, A] = contract.dims<2>("row_of_choice", row_of_choice_NA);
   contract.check("begin", begin_L1, DType::kI32, {bounds});
+  contract.check("gate", gate_R, accumulator_of(real), {R});
   contract.check("source_row", source_row_R, DType::kI32, {R});
   contract.check("row_of_choice", row_of_choice_NA, DType::kI32, {N, A});
   contract.check("rows", rows_NB, DType::kU8, {N, dispatch_row_bytes(model_width, A, real)});
   contract.check_that(bounds > 0, "begin holds at least the end of no expert", bounds, R);
-  do_plan_receive(q, begin_L1, source_row_R, gate_R, row_of_choice_NA, rows_NB, model_width);
+  do_plan_receive(q, begin_L1, source_row_R, gate_R, row_of_choice_NA, rows_NB, model_width, real);
 }
 
 void Ops::unpack_rows(Queue q, Tensor x_RD, Tensor rows_NB, Tensor source_row_R) {
@@ -468,7 +474,7 @@ void Ops::gather_slots(Queue q, Tensor slots_NA, Tensor value_R, Tensor index_NA
   const Contract contract(__func__);
   const auto [N, A] = contract.dims<2>("index", index_NA);
   const auto [R] = contract.dims<1>("value", value_R);
-  const DType real = contract.real("value", value_R);
+  const DType real = contract.accumulator("value", value_R);
   contract.check("value", value_R, real, {R});
   contract.check("index", index_NA, DType::kI32, {N, A});
   contract.check("slots", slots_NA, real, {N, A});
@@ -481,7 +487,7 @@ void Ops::pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_ND, Tensor dgate
   const auto [N, D] = contract.dims<2>("dx", dx_ND);
   const auto [gate_rows, A] = contract.dims<2>("dgate", dgate_NA);
   contract.check("rows", rows_NB, DType::kU8, {N, gradient_row_bytes(D, A, real)});
-  contract.check("dgate", dgate_NA, real, {N, A});
+  contract.check("dgate", dgate_NA, accumulator_of(real), {N, A});
   do_pack_row_gradients(q, rows_NB, dx_ND, dgate_NA);
 }
 
@@ -493,7 +499,7 @@ void Ops::unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor 
   const auto [kept_rows, A] = contract.dims<2>("kept", kept_TA);
   const auto [send_rows, P] = contract.dims<2>("send_row", send_row_TP);
   const auto [N, row_bytes] = contract.dims<2>("rows", rows_NB);
-  contract.check("dweight", dweight_TA, real, {T, A});
+  contract.check("dweight", dweight_TA, accumulator_of(real), {T, A});
   contract.check("rows", rows_NB, DType::kU8, {N, gradient_row_bytes(D, A, real)});
   contract.check("send_row", send_row_TP, DType::kI32, {T, P});
   contract.check("kept", kept_TA, DType::kI32, {T, A});
@@ -507,7 +513,7 @@ void Ops::unpack_row_gradients(Queue q, Tensor dx_TD, Tensor dweight_TA, Tensor 
 void Ops::softmax_statistics(Queue q, Tensor statistics_T3, Tensor logits_TV, Tensor target_T,
                              int64_t first_id, int64_t vocab_size) {
   const Contract contract(__func__);
-  contract.real("logits", logits_TV);
+  contract.accumulator("logits", logits_TV);
   const auto [T, V] = contract.dims<2>("logits", logits_TV);
   contract.check("statistics", statistics_T3, DType::kF64, {T, 3});
   contract.check("target", target_T, DType::kI32, {T});
@@ -530,7 +536,7 @@ void Ops::cross_entropy_loss(Queue q, Tensor loss_sum, Tensor statistics_PT3, Te
 void Ops::cross_entropy_gradient(Queue q, Tensor logits_TV, Tensor statistics_PT3, Tensor target_T,
                                  int64_t first_id, Tensor scalars) {
   const Contract contract(__func__);
-  contract.real("logits", logits_TV);
+  contract.accumulator("logits", logits_TV);
   const auto [T, V] = contract.dims<2>("logits", logits_TV);
   const auto [P, rows, three] = contract.dims<3>("statistics", statistics_PT3);
   contract.check("statistics", statistics_PT3, DType::kF64, {P, T, 3});
@@ -559,8 +565,7 @@ void Ops::clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms, double
 void Ops::adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v, Tensor gradient,
                 Tensor scalars, double beta1, double beta2, double eps, double weight_decay) {
   const Contract contract(__func__);
-  const DType real = weight.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
-  contract.check_numel("weight", weight, real, weight.numel());
+  const DType real = contract.accumulator("weight", weight);
   if (!rounded_weight.is_none()) {
     contract.check_numel("weight", weight, DType::kF32, weight.numel());
     contract.check_numel("rounded_weight", rounded_weight, DType::kBF16, weight.numel());

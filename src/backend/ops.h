@@ -10,8 +10,12 @@
 // heads  C channels per head  F hidden width  E experts  L local experts  A experts per token
 // R expert rows  P expert-parallel ranks  N rows that travel  S scopes of a balance loss
 //
-// x, y, weights and gradients share one floating dtype ("real": f32 or f64). Statistics are f64,
-// indices i32. Sums over tokens run in a fixed order: same inputs, same bits.
+// Activations and weights share one dtype, `real`: f32, f64 or bf16, which is storage only: it is
+// read as f32, and a result is computed in f32 and rounded to nearest once. What sums or decides is
+// of real's accumulator dtype `acc` (f32 for bf16, else real itself): gradients of weights; inv_rms
+// and log_sum_exp; the router's logits, probs, scores, weights and their gradients; gate weights
+// and their gradients; the logits of the loss and their gradient. Statistics are f64, indices i32.
+// Sums over tokens run in a fixed order: same inputs, same bits.
 #pragma once
 
 #include <cstdint>
@@ -41,9 +45,11 @@ enum class StepScalar : int {
 inline constexpr int64_t kNumStepScalars = static_cast<int64_t>(StepScalar::kCount);
 
 // How one row travels to a peer that holds some of the token's experts, and back. A row is bytes:
-//   dispatch:           [D reals: hidden state] [A reals: gate weights] [A i32: local expert or -1]
-//   gradient, returned: [D reals: d hidden]     [A reals: d gate weights]
-// padded to 16 bytes. Slot a of a row is choice a of the token.
+//   dispatch:           [D reals: hidden state] [A accs: gate weights] [A i32: local expert or -1]
+//   gradient, returned: [D reals: d hidden]     [A accs: d gate weights]
+// The reals are padded so that the gate weights, at `row_gate_offset` bytes, are aligned; the row
+// is padded to 16 bytes. Slot a of a row is choice a of the token.
+int64_t row_gate_offset(int64_t model_width, DType real);
 int64_t dispatch_row_bytes(int64_t model_width, int64_t top_k, DType real);
 int64_t gradient_row_bytes(int64_t model_width, int64_t top_k, DType real);
 
@@ -52,7 +58,9 @@ class Ops {
   virtual ~Ops() = default;
 
   // ---- Matrix products ----
-  // nt: y = x w^T, and so on; weights are (outputs, inputs) as in PyTorch.
+  // nt: y = x w^T, and so on; weights are (outputs, inputs) as in PyTorch. Each operand and the
+  // output may be bf16 or f32, in any mixture (f64 goes with f64 alone). Sums are in f32; one that
+  // is added to a bf16 output is rounded once.
   void matmul_nt(Queue q, Tensor y_TN, Tensor x_TK, Tensor w_NK);
   void matmul_nn(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);      // x = y w
   void matmul_nn_add(Queue q, Tensor x_TK, Tensor y_TN, Tensor w_NK);  // x += y w
@@ -65,15 +73,16 @@ class Ops {
 
   // ---- Embedding ----
   // table_VD holds the rows of the ids [first_id, first_id + V) of a vocabulary of `vocab_size`:
-  // other ids give a row of zeros and receive no gradient.
+  // other ids give a row of zeros and receive no gradient. dtable is acc.
   void embedding_forward(Queue q, Tensor y_TD, Tensor table_VD, Tensor ids_T, int64_t first_id,
                          int64_t vocab_size);
   void embedding_backward(Queue q, Tensor dtable_VD, Tensor dy_TD, Tensor ids_T, int64_t first_id,
                           int64_t vocab_size);  // +=
 
   // ---- RMSNorm (arXiv 1910.07467), with the residual sum before it ----
-  // sum = x + delta;  inv_rms = 1 / sqrt(mean(sum^2) + eps);  y = sum * inv_rms * weight.
-  // Without delta (none), sum is x itself and `sum_TD` is none too.
+  // sum = x + delta;  inv_rms = 1 / sqrt(mean(sum^2) + eps);  y = sum * inv_rms * weight, of the sum
+  // as it is stored. Without delta (none), sum is x itself and `sum_TD` is none too. inv_rms and
+  // dweight are acc.
   void rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T, Tensor x_TD,
                        Tensor delta_TD, Tensor weight_D, double eps);
   // dx = dresidual (if given) + gradient through the norm of x (its input, the sum).
@@ -90,7 +99,7 @@ class Ops {
   // Causal softmax attention, scale 1/sqrt(C), grouped-query (head h uses key/value head h*K/H).
   // Rows are sequences of `sequence_length` tokens, one after another; row t sees the rows
   // [first_visible[t], t], which lie inside its sequence. The score matrix is never materialised.
-  // log_sum_exp (T, H) real is what the backward needs.
+  // log_sum_exp (T, H) acc is what the backward needs.
   void attention_forward(Queue q, Tensor out_THC, Tensor log_sum_exp_TH, Tensor query_THC,
                          Tensor key_TKC, Tensor value_TKC, Tensor first_visible_T, int64_t head_dim,
                          int64_t sequence_length);
@@ -101,15 +110,15 @@ class Ops {
 
   // ---- Feed-forward activation x gate weight ----
   // y = act(gate) * up * weight[row].
-  // kSwiGLU: act = silu. kReLU, kGELU: `up` is none (factor 1). weight (R) is none in dense layers
-  // (factor 1).
+  // kSwiGLU: act = silu. kReLU, kGELU: `up` is none (factor 1). weight (R) acc is none in dense
+  // layers (factor 1).
   void activation_forward(Queue q, Tensor y_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
                           Activation activation);
   // dup and dweight are none exactly when up and weight are.
   void activation_backward(Queue q, Tensor dgate_RF, Tensor dup_RF, Tensor dweight_R, Tensor dy_RF,
                            Tensor gate_RF, Tensor up_RF, Tensor weight_R, Activation activation);
 
-  // ---- Router ----
+  // ---- Router (all of it acc, but for the x of jitter) ----
   // probs = softmax(logits) over all experts; expert = the A largest (ties: lower index), largest
   // first; score = their probabilities; weight = score / sum of the A scores if `normalize`, else
   // score. z_sum (1) f64 += sum_t lse_t^2, lse_t = log sum_e exp(logits[t,e]). With
@@ -160,17 +169,17 @@ class Ops {
   void pack_rows(Queue q, Tensor rows_NB, Tensor x_TD, Tensor weight_TA, Tensor kept_TA,
                  Tensor send_token_N, Tensor send_row_TP, int64_t experts_per_peer);
   // From N received rows of A slots each: expert rows grouped by local expert, in received order.
-  //   begin (L + 1) i32, source_row (R) i32: received row of each expert row, gate (R) real,
+  //   begin (L + 1) i32, source_row (R) i32: received row of each expert row, gate (R) acc,
   //   row_of_choice (N, A) i32: expert row of slot a, or -1.
   void plan_receive(Queue q, Tensor begin_L1, Tensor source_row_R, Tensor gate_R,
-                    Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width);
+                    Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width, DType real);
   // x[r] = hidden state of received row source_row[r].
   void unpack_rows(Queue q, Tensor x_RD, Tensor rows_NB, Tensor source_row_R);
   // out[n] = sum of the rows in[index[n, j]] over j with index >= 0, in ascending order of index
-  // (which is ascending order of expert, and of peer); accumulated in f32 at least.
+  // (which is ascending order of expert, and of peer).
   void combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ);
   void gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R);  // out[r] = in[index[r]]
-  // slots[n, a] = value[index[n, a]], 0 where the index is -1.
+  // slots[n, a] = value[index[n, a]], 0 where the index is -1. Both are acc.
   void gather_slots(Queue q, Tensor slots_NA, Tensor value_R, Tensor index_NA);
   // The way back of the gradient: rows (N, gradient_row_bytes) u8 = [dx | dgate].
   void pack_row_gradients(Queue q, Tensor rows_NB, Tensor dx_ND, Tensor dgate_NA);
@@ -179,8 +188,8 @@ class Ops {
                             Tensor send_row_TP, Tensor kept_TA, int64_t experts_per_peer);
 
   // ---- Loss ----
-  // Softmax cross-entropy over a vocabulary of which each of P ranks holds a slice: logits_TV are
-  // those of the ids [first_id, first_id + V). V may be 0. Three parts, for a gather in between:
+  // Softmax cross-entropy over a vocabulary of which each of P ranks holds a slice: logits_TV (acc)
+  // are those of the ids [first_id, first_id + V). V may be 0. Three parts, for a gather in between:
   //   statistics_T3 f64: max, sum exp(logit - max), logit of the target (-infinity if not here).
   void softmax_statistics(Queue q, Tensor statistics_T3, Tensor logits_TV, Tensor target_T,
                           int64_t first_id, int64_t vocab_size);
@@ -209,7 +218,7 @@ class Ops {
   // ---- Elementwise ----
   void fill(Queue q, Tensor x, double value);
   void copy(Queue q, Tensor y, Tensor x);           // same dtype, same number of elements
-  void convert(Queue q, Tensor y, Tensor x);        // between real dtypes
+  void convert(Queue q, Tensor y, Tensor x);        // between reals; f64 to bf16 through f32
   void add(Queue q, Tensor y, Tensor a, Tensor b);  // y = a + b; y may be a or b
   // x[n, m] = std * normal number (first_index + n * row_stride + m) of the stream `key`
   // (core/random.h).
@@ -283,7 +292,8 @@ class Ops {
   virtual void do_pack_rows(Queue q, Tensor rows_NB, Tensor x_TD, Tensor weight_TA, Tensor kept_TA,
                             Tensor send_token_N, Tensor send_row_TP, int64_t experts_per_peer) = 0;
   virtual void do_plan_receive(Queue q, Tensor begin_L1, Tensor source_row_R, Tensor gate_R,
-                               Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width) = 0;
+                               Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width,
+                               DType real) = 0;
   virtual void do_unpack_rows(Queue q, Tensor x_RD, Tensor rows_NB, Tensor source_row_R) = 0;
   virtual void do_combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ) = 0;
   virtual void do_gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R) = 0;

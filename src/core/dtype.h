@@ -18,13 +18,16 @@ struct BFloat16 {
   uint16_t bits = 0;
 
   BFloat16() = default;
-  explicit BFloat16(float value) {
+  constexpr explicit BFloat16(float value) : bits(rounded(value)) {}
+  constexpr explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+
+  // The bits nearest to `value`.
+  static constexpr uint16_t rounded(float value) {
     const auto word = std::bit_cast<uint32_t>(value);
-    const uint32_t rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
+    const uint32_t nearest = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
     const bool is_nan = (word & 0x7FFFFFFFu) > 0x7F800000u;
-    bits = static_cast<uint16_t>(is_nan ? (word >> 16) | 0x0040u : rounded);
+    return static_cast<uint16_t>(is_nan ? (word >> 16) | 0x0040u : nearest);
   }
-  explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
 };
 static_assert(sizeof(BFloat16) == 2);
 

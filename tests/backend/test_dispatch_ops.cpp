@@ -82,7 +82,8 @@ class World {
       rank.row_of_choice = HostTensor<int32_t>({N, A}, -7);
       rank.gate = HostTensor<Real>({R}, kUnset<Real>);
       rank.x_R = HostTensor<Real>({R, D}, kUnset<Real>);
-      ops.plan_receive(kQueue, rank.begin, rank.source_row, rank.gate, rank.row_of_choice, rows, D);
+      ops.plan_receive(kQueue, rank.begin, rank.source_row, rank.gate, rank.row_of_choice, rows, D,
+                       kReal);
       ops.unpack_rows(kQueue, rank.x_R, rows, rank.source_row);
       HostTensor<Real> y({R, D}), combined({N, D}, kUnset<Real>);
       for_each_expert_element(p, [&](int64_t r, size_t i, Real e) {

@@ -71,7 +71,7 @@ void run_with_zero_rows(Ops& ops) {
   ops.plan_send(q, send_row, ids, counts, choice, 2);
   CHECK(counts.values == std::vector<int32_t>(8, 0));
   ops.pack_rows(q, sent, rows, choices, choice, ids, send_row, 2);
-  ops.plan_receive(q, bounds, ids, per_row, choice, sent, 8);
+  ops.plan_receive(q, bounds, ids, per_row, choice, sent, 8, kReal);
   CHECK(bounds.values == std::vector<int32_t>(4, 0));
   ops.unpack_rows(q, rows, sent, ids);
   ops.combine_rows(q, rows, rows, choice);

@@ -6,6 +6,7 @@
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/exp.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/storage.h"
 
 namespace switchyard {
 namespace {
@@ -43,35 +44,37 @@ struct Gelu {
 
 template <typename Act, typename Real>
 void forward_row(Real* __restrict y, const Real* __restrict gate, const Real* __restrict up,
-                 Real weight, int64_t F) {
+                 Compute<Real> weight, int64_t F) {
   if (up != nullptr) {
 #pragma omp simd
-    for (int64_t f = 0; f < F; ++f) y[f] = Act::at(gate[f]).value * up[f] * weight;
+    for (int64_t f = 0; f < F; ++f)
+      store(y[f], Act::at(load(gate[f])).value * load(up[f]) * weight);
   } else {
 #pragma omp simd
-    for (int64_t f = 0; f < F; ++f) y[f] = Act::at(gate[f]).value * weight;
+    for (int64_t f = 0; f < F; ++f) store(y[f], Act::at(load(gate[f])).value * weight);
   }
 }
 
 // Returns the gradient of the row's weight.
 template <typename Act, typename Real>
-Real backward_row(Real* __restrict dgate, Real* __restrict dup, const Real* __restrict dy,
-                  const Real* __restrict gate, const Real* __restrict up, Real weight, int64_t F) {
-  Real dweight = 0;
+Compute<Real> backward_row(Real* __restrict dgate, Real* __restrict dup, const Real* __restrict dy,
+                           const Real* __restrict gate, const Real* __restrict up,
+                           Compute<Real> weight, int64_t F) {
+  Compute<Real> dweight = 0;
   if (up != nullptr) {
 #pragma omp simd reduction(+ : dweight)
     for (int64_t f = 0; f < F; ++f) {
-      const Point<Real> act = Act::at(gate[f]);
-      dweight += dy[f] * act.value * up[f];
-      dgate[f] = dy[f] * weight * up[f] * act.slope;
-      dup[f] = dy[f] * weight * act.value;
+      const Point<Compute<Real>> act = Act::at(load(gate[f]));
+      dweight += load(dy[f]) * act.value * load(up[f]);
+      store(dgate[f], load(dy[f]) * weight * load(up[f]) * act.slope);
+      store(dup[f], load(dy[f]) * weight * act.value);
     }
   } else {
 #pragma omp simd reduction(+ : dweight)
     for (int64_t f = 0; f < F; ++f) {
-      const Point<Real> act = Act::at(gate[f]);
-      dweight += dy[f] * act.value;
-      dgate[f] = dy[f] * weight * act.slope;
+      const Point<Compute<Real>> act = Act::at(load(gate[f]));
+      dweight += load(dy[f]) * act.value;
+      store(dgate[f], load(dy[f]) * weight * act.slope);
     }
   }
   return dweight;
@@ -94,6 +97,11 @@ Real* row_of(Tensor tensor, int64_t row, int64_t width) {
   return tensor.is_none() ? nullptr : tensor.data<Real>() + row * width;
 }
 
+template <typename Weight>
+Weight weight_of(Tensor weight, int64_t row) {
+  return weight.is_none() ? Weight{1} : weight.data<Weight>()[row];
+}
+
 }  // namespace
 
 void CpuOps::do_activation_forward(Queue, Tensor y, Tensor gate, Tensor up, Tensor weight,
@@ -107,7 +115,7 @@ void CpuOps::do_activation_forward(Queue, Tensor y, Tensor gate, Tensor up, Tens
             for (int64_t r = begin; r < end; ++r)
               forward_row<decltype(act)>(row_of<Real>(y, r, F), row_of<Real>(gate, r, F),
                                          row_of<Real>(up, r, F),
-                                         weight.is_none() ? Real{1} : weight.data<Real>()[r], F);
+                                         weight_of<Compute<Real>>(weight, r), F);
           });
     });
   });
@@ -122,11 +130,11 @@ void CpuOps::do_activation_backward(Queue, Tensor dgate, Tensor dup, Tensor dwei
       parallel_for(num_threads_, gate.dim(0), rows_per_task(4 * F),
                    [&](int64_t begin, int64_t end) {
                      for (int64_t r = begin; r < end; ++r) {
-                       const Real gradient = backward_row<decltype(act)>(
+                       const Compute<Real> gradient = backward_row<decltype(act)>(
                            row_of<Real>(dgate, r, F), row_of<Real>(dup, r, F),
                            row_of<Real>(dy, r, F), row_of<Real>(gate, r, F), row_of<Real>(up, r, F),
-                           weight.is_none() ? Real{1} : weight.data<Real>()[r], F);
-                       if (!dweight.is_none()) dweight.data<Real>()[r] = gradient;
+                           weight_of<Compute<Real>>(weight, r), F);
+                       if (!dweight.is_none()) dweight.data<Compute<Real>>()[r] = gradient;
                      }
                    });
     });

@@ -1,8 +1,9 @@
 // CpuOps: the definition of all the mathematics, and the product on machines without a GPU. Every
 // family has a file of its own with the same name as its CUDA twin. The templates inside run in f32
-// (BLAS, OpenMP) and, unchanged, in f64 (the proofs).
+// (BLAS, OpenMP), on bf16 that is loaded as f32 (storage.h) and, unchanged, in f64 (the proofs).
 #pragma once
 
+#include "backend/cpu/scratch.h"
 #include "backend/ops.h"
 
 namespace switchyard {
@@ -10,7 +11,7 @@ namespace switchyard {
 class CpuOps final : public Ops {
  public:
   // `num_threads`: OpenMP threads of each parallel region.
-  explicit CpuOps(int num_threads) : num_threads_(num_threads) {}
+  explicit CpuOps(int num_threads) : num_threads_(num_threads), scratch_(num_threads) {}
 
  private:
   void do_matmul_nt(Queue q, Tensor y_TN, Tensor x_TK, Tensor w_NK) override;
@@ -76,7 +77,8 @@ class CpuOps final : public Ops {
   void do_pack_rows(Queue q, Tensor rows_NB, Tensor x_TD, Tensor weight_TA, Tensor kept_TA,
                     Tensor send_token_N, Tensor send_row_TP, int64_t experts_per_peer) override;
   void do_plan_receive(Queue q, Tensor begin_L1, Tensor source_row_R, Tensor gate_R,
-                       Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width) override;
+                       Tensor row_of_choice_NA, Tensor rows_NB, int64_t model_width,
+                       DType real) override;
   void do_unpack_rows(Queue q, Tensor x_RD, Tensor rows_NB, Tensor source_row_R) override;
   void do_combine_rows(Queue q, Tensor out_ND, Tensor in_RD, Tensor index_NJ) override;
   void do_gather_rows(Queue q, Tensor out_RD, Tensor in_ND, Tensor index_R) override;
@@ -104,6 +106,7 @@ class CpuOps final : public Ops {
                       int64_t row_stride) override;
 
   int num_threads_;
+  Scratch scratch_;  // converted blocks: a few MB per thread, and one head of a sequence
 };
 
 }  // namespace switchyard

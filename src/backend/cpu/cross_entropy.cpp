@@ -72,7 +72,7 @@ void CpuOps::do_softmax_statistics(Queue, Tensor statistics, Tensor logits, Tens
   for (const int32_t label : target.span<int32_t>())
     SY_CHECK((label >= 0 && label < vocab_size) || label == kIgnoredTarget,
              "target {} outside a vocabulary of {}", label, vocab_size);
-  with_real(logits.dtype(), [&](auto zero) {
+  with_accumulator(logits.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t T = logits.dim(0), V = logits.dim(1);
     auto* rows = reinterpret_cast<RowStatistics*>(statistics.data<double>());
@@ -101,7 +101,7 @@ void CpuOps::do_cross_entropy_loss(Queue, Tensor loss_sum, Tensor statistics, Te
 void CpuOps::do_cross_entropy_gradient(Queue, Tensor logits, Tensor statistics, Tensor target,
                                        int64_t first_id, Tensor scalars) {
   const double scale = scalars.data<double>()[static_cast<int>(StepScalar::kInverseTargetCount)];
-  with_real(logits.dtype(), [&](auto zero) {
+  with_accumulator(logits.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t T = logits.dim(0), V = logits.dim(1);
     parallel_for(num_threads_, T, rows_per_task(2 * V), [&](int64_t begin, int64_t end) {

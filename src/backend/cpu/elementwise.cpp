@@ -1,31 +1,22 @@
 // Fills, copies, sums and random initial values.
+#include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/storage.h"
 #include "core/random.h"
 
 namespace switchyard {
-namespace {
-
-template <typename To, typename From>
-void convert_elements(Tensor y, Tensor x) {
-  for (int64_t i = 0; i < x.numel(); ++i) y.data<To>()[i] = static_cast<To>(x.data<From>()[i]);
-}
-
-}  // namespace
 
 void CpuOps::do_fill(Queue, Tensor x, double value) {
   const auto fill = [&](auto typed) {
     using Element = decltype(typed);
     Element* data = x.data<Element>();
+    const auto element = static_cast<Element>(static_cast<Compute<Element>>(value));
     parallel_for(num_threads_, x.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
-      if constexpr (std::is_same_v<Element, BFloat16>)
-        std::fill(data + begin, data + end, BFloat16(static_cast<float>(value)));
-      else
-        std::fill(data + begin, data + end, static_cast<Element>(value));
+      std::fill(data + begin, data + end, element);
     });
   };
   switch (x.dtype()) {
@@ -54,7 +45,11 @@ void CpuOps::do_copy(Queue, Tensor y, Tensor x) {
 
 void CpuOps::do_convert(Queue, Tensor y, Tensor x) {
   with_real(y.dtype(), [&](auto to) {
-    with_real(x.dtype(), [&](auto from) { convert_elements<decltype(to), decltype(from)>(y, x); });
+    with_real(x.dtype(), [&](auto from) {
+      parallel_for(num_threads_, x.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+        convert_span(y.data<decltype(to)>() + begin, x.data<decltype(from)>() + begin, end - begin);
+      });
+    });
   });
 }
 
@@ -65,7 +60,7 @@ void CpuOps::do_add(Queue, Tensor y, Tensor a, Tensor b) {
       Real* sum = y.data<Real>();  // may be a or b: no restrict, but each element is on its own
       const Real *first = a.data<Real>(), *second = b.data<Real>();
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) sum[i] = first[i] + second[i];
+      for (int64_t i = begin; i < end; ++i) store(sum[i], load(first[i]) + load(second[i]));
     });
   });
 }
@@ -78,7 +73,7 @@ void CpuOps::do_init_normal(Queue, Tensor x, double std, uint64_t key, int64_t f
     parallel_for(num_threads_, x.numel(), 1 << 10, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const auto index = static_cast<uint64_t>(first_index + i / M * row_stride + i % M);
-        x.data<Real>()[i] = static_cast<Real>(std * random_normal(key, index));
+        store(x.data<Real>()[i], static_cast<Compute<Real>>(std * random_normal(key, index)));
       }
     });
   });

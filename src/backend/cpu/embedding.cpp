@@ -4,6 +4,7 @@
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/storage.h"
 
 namespace switchyard {
 namespace {
@@ -28,7 +29,7 @@ void CpuOps::do_embedding_forward(Queue, Tensor y, Tensor table, Tensor ids, int
         if (row >= 0 && row < V)
           std::copy_n(table.data<Real>() + row * D, D, y.data<Real>() + t * D);
         else
-          std::fill_n(y.data<Real>() + t * D, D, Real{0});
+          std::fill_n(y.data<Real>() + t * D, D, Real{});
       }
     });
   });
@@ -38,16 +39,16 @@ void CpuOps::do_embedding_forward(Queue, Tensor y, Tensor table, Tensor ids, int
 void CpuOps::do_embedding_backward(Queue, Tensor dtable, Tensor dy, Tensor ids, int64_t first_id,
                                    int64_t vocab_size) {
   check_ids(ids, vocab_size);
-  with_real(dtable.dtype(), [&](auto zero) {
+  with_real(dy.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t T = ids.dim(0), V = dtable.dim(0), D = dtable.dim(1);
     parallel_for(num_threads_, D, rows_per_task(T), [&](int64_t begin, int64_t end) {
       for (int64_t t = 0; t < T; ++t) {
         const int64_t id = ids.data<int32_t>()[t] - first_id;
         if (id < 0 || id >= V) continue;
-        Real* row = dtable.data<Real>() + id * D;
+        Compute<Real>* row = dtable.data<Compute<Real>>() + id * D;
         const Real* gradient = dy.data<Real>() + t * D;
-        for (int64_t d = begin; d < end; ++d) row[d] += gradient[d];
+        for (int64_t d = begin; d < end; ++d) row[d] += load(gradient[d]);
       }
     });
   });

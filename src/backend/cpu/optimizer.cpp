@@ -7,6 +7,7 @@
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/storage.h"
 
 namespace switchyard {
 namespace {
@@ -35,7 +36,7 @@ void CpuOps::do_squared_norm_add(Queue, Tensor sum, Tensor x) {
         const int64_t last = std::min(n, (block + 1) * kNormBlock);
 #pragma omp simd reduction(+ : squares)
         for (int64_t i = block * kNormBlock; i < last; ++i)
-          squares += static_cast<double>(value[i]) * static_cast<double>(value[i]);
+          squares += static_cast<double>(load(value[i])) * static_cast<double>(load(value[i]));
         block_sum[static_cast<size_t>(block)] = squares;
       }
     });
@@ -56,7 +57,7 @@ void CpuOps::do_adamw(Queue, Tensor weight, Tensor rounded_weight, Tensor m, Ten
                       Tensor gradient, Tensor scalars, double beta1, double beta2, double eps,
                       double weight_decay) {
   if (scalar(scalars, StepScalar::kSkipStep) != 0) return;
-  with_real(weight.dtype(), [&](auto zero) {
+  with_accumulator(weight.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const double rate = scalar(scalars, StepScalar::kLearningRate);
     const auto clip = static_cast<Real>(scalar(scalars, StepScalar::kClipCoefficient));

@@ -40,7 +40,7 @@ void choose(int32_t* expert, const Real* probs, int64_t E, int64_t A) {
 void CpuOps::do_router_forward(Queue, Tensor probs, Tensor lse, Tensor expert, Tensor score,
                                Tensor weight, Tensor z_sum, Tensor logits, bool normalize,
                                bool expert_is_given) {
-  with_real(logits.dtype(), [&](auto zero) {
+  with_accumulator(logits.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t T = logits.dim(0), E = logits.dim(1), A = expert.dim(1);
     parallel_for(num_threads_, T, rows_per_task(16 * E), [&](int64_t begin, int64_t end) {
@@ -63,7 +63,7 @@ void CpuOps::do_router_forward(Queue, Tensor probs, Tensor lse, Tensor expert, T
 
 void CpuOps::do_router_statistics(Queue, Tensor count, Tensor prob_sum, Tensor expert, Tensor probs,
                                   int64_t first_row, int64_t rows_per_scope) {
-  with_real(probs.dtype(), [&](auto zero) {
+  with_accumulator(probs.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t S = count.dim(0), E = probs.dim(1), A = expert.dim(1), T = probs.dim(0);
     std::fill_n(count.data<double>(), S * E, 0.0);
@@ -108,7 +108,7 @@ void CpuOps::do_router_backward(Queue, Tensor dlogits, Tensor dweight, Tensor ex
                                 Tensor probs, Tensor lse, Tensor prob_gradient, int64_t first_row,
                                 int64_t rows_per_scope, double balance_scale, double z_scale,
                                 bool normalize) {
-  with_real(probs.dtype(), [&](auto zero) {
+  with_accumulator(probs.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t T = probs.dim(0), E = probs.dim(1), A = expert.dim(1);
     parallel_for(num_threads_, T, rows_per_task(8 * E), [&](int64_t begin, int64_t end) {

@@ -7,6 +7,7 @@
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/storage.h"
 #include "core/random.h"
 
 namespace switchyard {
@@ -65,7 +66,8 @@ void CpuOps::do_jitter(Queue, Tensor y, Tensor x, double eps, uint64_t key, uint
     parallel_for(num_threads_, x.numel(), 1 << 10, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const double u = random_uniform(key, static_cast<uint64_t>(first + i), stream);
-        y.data<Real>()[i] = x.data<Real>()[i] * static_cast<Real>(1 + eps * (2 * u - 1));
+        store(y.data<Real>()[i],
+              load(x.data<Real>()[i]) * static_cast<Compute<Real>>(1 + eps * (2 * u - 1)));
       }
     });
   });
@@ -73,7 +75,7 @@ void CpuOps::do_jitter(Queue, Tensor y, Tensor x, double eps, uint64_t key, uint
 
 void CpuOps::do_drop_tokens(Queue, Tensor kept, Tensor expert, Tensor score, int64_t num_experts,
                             int64_t num_scopes, int64_t capacity, DropOrder order) {
-  with_real(score.dtype(), [&](auto zero) {
+  with_accumulator(score.dtype(), [&](auto zero) {
     using Real = decltype(zero);
     const int64_t n = expert.dim(0) / num_scopes;
     parallel_tasks(num_threads_, num_scopes, [&](int64_t scope) {

@@ -92,7 +92,7 @@ Tensor Dispatcher::dispatch(Pass& pass, Tensor x_TD, Plan& plan) {
   gather_slices(pass, plan, received);
   if (!pass.recomputing)
     ops.plan_receive(pass.queue, plan.expert_begin_L1, plan.source_row_R, plan.gate_R,
-                     plan.row_of_choice_MA, received, model_width_);
+                     plan.row_of_choice_MA, received, model_width_, real);
   ops.unpack_rows(pass.queue, in_RD, received, plan.source_row_R);
   return in_RD;
 }
