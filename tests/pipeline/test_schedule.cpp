@@ -160,7 +160,7 @@ TEST_CASE("the table of a schedule") {
         "stage 0   F0 F1 .  B0 W0 B1 W1\n"
         "stage 1   .  F0 B0 F1 B1 W0 W1\n");
   const ScheduleSpec interleaved{ScheduleKind::kInterleaved1F1B, 2, 2, 2};
-  CHECK(schedule_table(interleaved, simulate(interleaved), 6) ==
+  CHECK(schedule_table(interleaved, simulate(interleaved), 40) ==
         "stage 0   F0.0 F1.0 F0.1 F1.1 .    . ...\n"
         "stage 1   .    F0.0 F1.0 F0.1 B0.1 - ...\n");
 }
