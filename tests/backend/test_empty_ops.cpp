@@ -50,14 +50,22 @@ void run_with_zero_rows(Ops& ops) {
   ops.cross_entropy_loss(q, sum, statistics, ids, 0, 0);
   ops.cross_entropy_gradient(q, logits, statistics, ids, 0, scalars);
   ops.squared_norm_add(q, sum, per_row);
-  ops.router_forward(q, logits, per_row, choice, choices, choices, sum, logits, true, false);
+  const RouterRule rule = {.score = RouterScore::kSigmoid, .num_groups = 2, .top_groups = 1};
+  ops.router_forward(q, logits, per_row, choice, choices, choices, sum, sum, logits, Tensor(), rule,
+                     false);
   CHECK(sum.values[0] == 0.5);
 
   HostTensor<double> count({2, 8}, kUnset<double>), prob_sum({2, 8}, kUnset<double>);
-  ops.router_statistics(q, count, prob_sum, choice, logits, 0, 3);
+  ops.router_statistics(q, count, prob_sum, choice, logits, RouterScore::kSigmoid, 0, 3);
   CHECK(count.values == std::vector<double>(16, 0.0));
   CHECK(prob_sum.values == std::vector<double>(16, 0.0));
-  ops.router_backward(q, logits, choices, choice, choices, logits, per_row, count, 0, 3, 1, 1, true);
+  ops.router_backward(q, logits, choices, choice, choices, logits, per_row, logits, count, rule, 0, 3, 1,
+                      1);
+  HostTensor<double> cost({0, 8}), factor({2, 8}, 1.0), sums({2, 8}, kUnset<double>);
+  ops.sinkhorn_costs(q, cost, logits);
+  ops.sinkhorn_sums(q, sums, factor, cost, 0, 3);
+  CHECK(sums.values == std::vector<double>(16, 0.0));
+  ops.sinkhorn_choice(q, choice, factor, cost, 0, 3);
   ops.balanced_choice(q, choice, 0, 8);
   ops.jitter(q, rows, rows, 0.1, 1, 2, 3);
   ops.drop_tokens(q, choice, choice, choices, 8, 2, 4, DropOrder::kProbs);

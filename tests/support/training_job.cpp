@@ -84,10 +84,10 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
   while (trainer.step() < options.steps) {
     const StepReport report = trainer.train_step();
     result.lm_loss.push_back(report.lm_loss);
-    result.load_balancing_loss.push_back(report.load_balancing_loss);
-    result.z_loss.push_back(report.z_loss);
+    result.load_balancing_loss.push_back(report.moe.load_balancing_loss);
+    result.z_loss.push_back(report.moe.z_loss);
     result.grad_norm.push_back(report.grad_norm);
-    result.dropped_fraction.push_back(report.dropped_fraction);
+    result.dropped_fraction.push_back(report.moe.dropped_fraction);
     if (std::count(options.gradient_steps.begin(), options.gradient_steps.end(), report.step) > 0)
       result.gradients[report.step] = gather(
           [&](const Parameter& parameter) { return trainer.optimizer().gradient_of(parameter); });
