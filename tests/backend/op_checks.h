@@ -96,8 +96,8 @@ Outputs outputs(const Tensors&... tensors) {
 inline bool same_bits(const Outputs& a, const Outputs& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Output& x, const Output& y) {
     return x.values.size() == y.values.size() &&
-           (x.values.empty() || std::memcmp(x.values.data(), y.values.data(),
-                                            x.values.size() * sizeof(double)) == 0);
+           (x.values.empty() ||
+            std::memcmp(x.values.data(), y.values.data(), x.values.size() * sizeof(double)) == 0);
   });
 }
 

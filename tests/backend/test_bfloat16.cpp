@@ -84,12 +84,12 @@ TEST_CASE("f32 is rounded to the nearest bf16, ties to even; too large becomes i
 
   // What `nearest` should know.
   CHECK(nearest(1.0f) == 0x3F80);
-  CHECK(nearest(1.0f + 0x1p-8f) == 0x3F80);             // a tie, to even
-  CHECK(nearest(1.0f + 3 * 0x1p-8f) == 0x3F82);         // a tie, to even
-  CHECK(nearest(-1.0f - 0x1.02p-8f) == 0xBF81);         // beyond the tie
-  CHECK(nearest(0x1.FEp127f) == 0x7F7F);                // the largest bf16
-  CHECK(nearest(0x1.FFp127f) == kInfinity);             // half a unit more
-  CHECK(nearest(0x1.FEFFFEp127f) == 0x7F7F);            // a little less
-  CHECK(nearest(std::bit_cast<float>(0x8000u)) == 0);   // half of the smallest: a tie
+  CHECK(nearest(1.0f + 0x1p-8f) == 0x3F80);            // a tie, to even
+  CHECK(nearest(1.0f + 3 * 0x1p-8f) == 0x3F82);        // a tie, to even
+  CHECK(nearest(-1.0f - 0x1.02p-8f) == 0xBF81);        // beyond the tie
+  CHECK(nearest(0x1.FEp127f) == 0x7F7F);               // the largest bf16
+  CHECK(nearest(0x1.FFp127f) == kInfinity);            // half a unit more
+  CHECK(nearest(0x1.FEFFFEp127f) == 0x7F7F);           // a little less
+  CHECK(nearest(std::bit_cast<float>(0x8000u)) == 0);  // half of the smallest: a tie
   CHECK(nearest(std::bit_cast<float>(0x80000001u)) == kSign);
 }

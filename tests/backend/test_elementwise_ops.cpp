@@ -50,7 +50,8 @@ TEST_CASE("copy moves the bits of every dtype, whatever the shape") {
       using Element = decltype(zero);
       for (const int64_t n : kCounts) {
         HostTensor<Element> x({n}), y({1, n, 1}, Element{1});
-        for (size_t i = 0; i < x.values.size(); ++i) x.values[i] = static_cast<Element>(static_cast<Compute<Element>>(i % 251));
+        for (size_t i = 0; i < x.values.size(); ++i)
+          x.values[i] = static_cast<Element>(static_cast<Compute<Element>>(i % 251));
         backend.ops().copy(kQueue, y, x);
         CHECK(y.values == x.values);
         backend.ops().copy(kQueue, y, y);

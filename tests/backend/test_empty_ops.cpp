@@ -59,8 +59,8 @@ void run_with_zero_rows(Ops& ops) {
   ops.router_statistics(q, count, prob_sum, choice, logits, RouterScore::kSigmoid, 0, 3);
   CHECK(count.values == std::vector<double>(16, 0.0));
   CHECK(prob_sum.values == std::vector<double>(16, 0.0));
-  ops.router_backward(q, logits, choices, choice, choices, logits, per_row, logits, count, rule, 0, 3, 1,
-                      1);
+  ops.router_backward(q, logits, choices, choice, choices, logits, per_row, logits, count, rule, 0,
+                      3, 1, 1);
   HostTensor<double> cost({0, 8}), factor({2, 8}, 1.0), sums({2, 8}, kUnset<double>);
   ops.sinkhorn_costs(q, cost, logits);
   ops.sinkhorn_sums(q, sums, factor, cost, 0, 3);

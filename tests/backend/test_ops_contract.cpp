@@ -120,8 +120,8 @@ TEST_CASE("bf16 is refused where sums and decisions are f32") {
              contains_text("softmax_statistics: logits holds bf16, expected f32 or f64"));
   CHECK_THAT(message_of([&] {
                d.ops().router_forward(kQueue, d.bf16({2, 4}), d.bf16({2}), d.i32({2, 1}),
-                                      d.bf16({2, 1}), d.bf16({2, 1}), d.f64({1}), d.bf16({2, 4}),
-                                      true, false);
+                                      d.bf16({2, 1}), d.bf16({2, 1}), d.f64({1}), d.f64({1}),
+                                      d.bf16({2, 4}), Tensor(), RouterRule{}, false);
              }),
              contains_text("router_forward: logits holds bf16, expected f32 or f64"));
   CHECK_THAT(message_of([&] {

@@ -141,23 +141,14 @@ TEST_CASE("a DeepSpeed warm-up never silently ignores the learning rate") {
         1e-3);
 }
 
-TEST_CASE("what is not built is refused by key, all together") {
-  RunConfig config =
-      load(config_with(R"("parallelism": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
-    "bf16": {"enabled": true}, "zero_optimization": {"stage": 2}, "device": "cuda",
-    "moe": {"enabled": true, "load_balancing_scope": "global_batch", "capacity_scope": "global_batch"})"),
-           4);
-  std::string message;
+TEST_CASE("what is not built is refused by its key") {
+  const RunConfig config = load(config_with(R"("device": "cuda")"));
   try {
     refuse_unbuilt(config);
+    FAIL("not refused");
   } catch (const Error& error) {
     CHECK(error.code() == ExitCode::kConfig);
-    message = error.what();
+    CHECK_THAT(error.what(), contains_text("/device"));
   }
-  for (const std::string key :
-       {"/parallelism/tensor_parallel_size", "/parallelism/pipeline_parallel_size",
-        "/parallelism/expert_tensor_parallel_size", "/zero_optimization/stage", "/bf16/enabled",
-        "/device", "/moe/load_balancing_scope", "/moe/capacity_scope"})
-    CHECK_THAT(message, contains_text(key));
   refuse_unbuilt(load(config_with("\"moe\": {\"enabled\": true}")));
 }

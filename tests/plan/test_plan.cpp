@@ -26,7 +26,7 @@ ParameterCounts declared_by_model(const RunConfig& config) {
   CpuBackend backend(1);
   SelfCommunicator world("world");
   const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config);
+  Stage stage(backend, grid, config, whole_model(config));
   ParameterCounts counts;
   for (const Parameter* parameter : stage.parameters())
     (parameter->group == ReplicaGroup::kExpert ? counts.expert : counts.dense) +=
