@@ -80,9 +80,9 @@ class Ops {
                           int64_t vocab_size);  // +=
 
   // ---- RMSNorm (arXiv 1910.07467), with the residual sum before it ----
-  // sum = x + delta;  inv_rms = 1 / sqrt(mean(sum^2) + eps);  y = sum * inv_rms * weight, of the sum
-  // as it is stored. Without delta (none), sum is x itself and `sum_TD` is none too. inv_rms and
-  // dweight are acc.
+  // sum = x + delta;  inv_rms = 1 / sqrt(mean(sum^2) + eps);  y = sum * inv_rms * weight, of the
+  // sum as it is stored. Without delta (none), sum is x itself and `sum_TD` is none too. inv_rms
+  // and dweight are acc.
   void rmsnorm_forward(Queue q, Tensor y_TD, Tensor sum_TD, Tensor inv_rms_T, Tensor x_TD,
                        Tensor delta_TD, Tensor weight_D, double eps);
   // dx = dresidual (if given) + gradient through the norm of x (its input, the sum).
@@ -189,7 +189,8 @@ class Ops {
 
   // ---- Loss ----
   // Softmax cross-entropy over a vocabulary of which each of P ranks holds a slice: logits_TV (acc)
-  // are those of the ids [first_id, first_id + V). V may be 0. Three parts, for a gather in between:
+  // are those of the ids [first_id, first_id + V). V may be 0. Three parts, for a gather in
+  // between:
   //   statistics_T3 f64: max, sum exp(logit - max), logit of the target (-infinity if not here).
   void softmax_statistics(Queue q, Tensor statistics_T3, Tensor logits_TV, Tensor target_T,
                           int64_t first_id, int64_t vocab_size);

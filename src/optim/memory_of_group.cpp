@@ -33,8 +33,8 @@ std::string MemoryOfGroup::text() const {
   if (frozen_elements > 0) text += fmt::format(", {:.2f} M frozen", millions(frozen_elements));
   text += fmt::format(": {:.1f} MB", millions(allocated_bytes));
   if (padding_bytes + staging_bytes > 0)
-    text += fmt::format(" with {:.1f} MB padding and copies",
-                        millions(padding_bytes + staging_bytes));
+    text +=
+        fmt::format(" with {:.1f} MB padding and copies", millions(padding_bytes + staging_bytes));
   return text;
 }
 

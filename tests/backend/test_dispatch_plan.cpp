@@ -102,7 +102,8 @@ TEST_CASE("plan_receive: expert rows grouped by expert, in received order") {
   Tensor received = d.rows.view().rows(0, 2);  // peer 0's
   HostTensor<int32_t> begin({3}, -7), source_row({3}, -7), row_of_choice({2, 2}, -7);
   HostTensor<float> gate({3}, kUnset<float>), x({3, 3}, kUnset<float>);
-  backend.ops().plan_receive(kQueue, begin, source_row, gate, row_of_choice, received, 3, DType::kF32);
+  backend.ops().plan_receive(kQueue, begin, source_row, gate, row_of_choice, received, 3,
+                             DType::kF32);
   CHECK(begin.values == std::vector<int32_t>{0, 2, 3});
   CHECK(source_row.values == std::vector<int32_t>{0, 1, 0});
   CHECK(gate.values == std::vector<float>{0.5f, 0.125f, 0.25f});
@@ -119,9 +120,9 @@ TEST_CASE("plan_receive: rows that were not announced, or for other experts, are
   Tensor received = d.rows.view().rows(0, 2);
   HostTensor<int32_t> begin({3}), source_row({4}), row_of_choice({2, 2});
   HostTensor<float> gate({4});
-  CHECK_THROWS_WITH(
-      backend.ops().plan_receive(kQueue, begin, source_row, gate, row_of_choice, received, 3, DType::kF32),
-      contains_text("received 3 expert rows, 4 were announced"));
+  CHECK_THROWS_WITH(backend.ops().plan_receive(kQueue, begin, source_row, gate, row_of_choice,
+                                               received, 3, DType::kF32),
+                    contains_text("received 3 expert rows, 4 were announced"));
   HostTensor<int32_t> begin_of_one({2});
   CHECK_THROWS_WITH(backend.ops().plan_receive(kQueue, begin_of_one, source_row, gate,
                                                row_of_choice, received, 3, DType::kF32),

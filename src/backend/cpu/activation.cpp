@@ -110,13 +110,13 @@ void CpuOps::do_activation_forward(Queue, Tensor y, Tensor gate, Tensor up, Tens
     using Real = decltype(zero);
     const int64_t F = gate.dim(1);
     with_activation(activation, [&](auto act) {
-      parallel_for(
-          num_threads_, gate.dim(0), rows_per_task(4 * F), [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; ++r)
-              forward_row<decltype(act)>(row_of<Real>(y, r, F), row_of<Real>(gate, r, F),
-                                         row_of<Real>(up, r, F),
-                                         weight_of<Compute<Real>>(weight, r), F);
-          });
+      parallel_for(num_threads_, gate.dim(0), rows_per_task(4 * F),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t r = begin; r < end; ++r)
+                       forward_row<decltype(act)>(row_of<Real>(y, r, F), row_of<Real>(gate, r, F),
+                                                  row_of<Real>(up, r, F),
+                                                  weight_of<Compute<Real>>(weight, r), F);
+                   });
     });
   });
 }

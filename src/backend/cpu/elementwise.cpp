@@ -15,9 +15,8 @@ void CpuOps::do_fill(Queue, Tensor x, double value) {
     using Element = decltype(typed);
     Element* data = x.data<Element>();
     const auto element = static_cast<Element>(static_cast<Compute<Element>>(value));
-    parallel_for(num_threads_, x.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
-      std::fill(data + begin, data + end, element);
-    });
+    parallel_for(num_threads_, x.numel(), kElementsPerTask,
+                 [&](int64_t begin, int64_t end) { std::fill(data + begin, data + end, element); });
   };
   switch (x.dtype()) {
     case DType::kF32:

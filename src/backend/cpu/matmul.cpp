@@ -105,9 +105,8 @@ void round_block(const Matrix& to, const Matrix& from, int64_t rows, int64_t col
 void multiply_in_blocks(const Product& p, Scratch& scratch) {
   const int64_t rows = std::min(p.m, kBlockRows), columns = std::min(p.n, kBlockColumns);
   const int64_t terms = std::min(p.k, kBlockTerms);
-  float* const a_memory =
-      scratch.take<float>(block_elements(rows, terms) + block_elements(terms, columns) +
-                          block_elements(rows, columns));
+  float* const a_memory = scratch.take<float>(
+      block_elements(rows, terms) + block_elements(terms, columns) + block_elements(rows, columns));
   float* const b_memory = a_memory + block_elements(rows, terms);
   float* const c_memory = b_memory + block_elements(terms, columns);
   Matrix b_block = p.b;

@@ -69,8 +69,8 @@ void CpuOps::do_rmsnorm_forward(Queue, Tensor y, Tensor sum, Tensor inv_rms, Ten
           for (int64_t d = 0; d < D; ++d) store(total[d], load(row[d]) + load(other[d]));
           row = total;
         }
-        forward_row(y.data<Real>() + t * D, inv_rms.data<Compute<Real>>() + t, row, weight.data<Real>(), D,
-                    eps);
+        forward_row(y.data<Real>() + t * D, inv_rms.data<Compute<Real>>() + t, row,
+                    weight.data<Real>(), D, eps);
       }
     });
   });
@@ -85,7 +85,8 @@ void CpuOps::do_rmsnorm_backward(Queue, Tensor dx, Tensor dy, Tensor dresidual, 
       for (int64_t t = begin; t < end; ++t)
         backward_row(dx.data<Real>() + t * D, dy.data<Real>() + t * D,
                      dresidual.is_none() ? nullptr : dresidual.data<Real>() + t * D,
-                     x.data<Real>() + t * D, inv_rms.data<Compute<Real>>()[t], weight.data<Real>(), D);
+                     x.data<Real>() + t * D, inv_rms.data<Compute<Real>>()[t], weight.data<Real>(),
+                     D);
     });
   });
 }
