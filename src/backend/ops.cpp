@@ -85,6 +85,19 @@ void check_scopes(const Contract& contract, int64_t T, int64_t S, int64_t first_
                       first_row + T, S * rows_per_scope);
 }
 
+void check_groups(const Contract& contract, const RouterRule& rule, int64_t E, int64_t A) {
+  if (rule.num_groups == 1) return;
+  contract.check_that(
+      rule.num_groups > 1 && E % rule.num_groups == 0 && E / rule.num_groups >= 2,
+      "groups must cut the experts into equal parts of two or more (experts, groups)", E,
+      rule.num_groups);
+  contract.check_that(rule.top_groups >= 1 && rule.top_groups <= rule.num_groups,
+                      "top_groups out of range", rule.top_groups, rule.num_groups);
+  contract.check_that(A <= rule.top_groups * (E / rule.num_groups),
+                      "a token cannot choose more experts than its groups have", A,
+                      rule.top_groups * (E / rule.num_groups));
+}
+
 }  // namespace
 
 int64_t row_gate_offset(int64_t model_width, DType real) {
@@ -284,8 +297,8 @@ void Ops::activation_backward(Queue q, Tensor dgate_RF, Tensor dup_RF, Tensor dw
 // ---- Router ----
 
 void Ops::router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA, Tensor score_TA,
-                         Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
-                         bool expert_is_given) {
+                         Tensor weight_TA, Tensor z_sum, Tensor entropy_sum, Tensor logits_TE,
+                         Tensor bias_E, const RouterRule& rule, bool expert_is_given) {
   const Contract contract(__func__);
   const DType real = contract.accumulator("logits", logits_TE);
   const auto [T, E] = contract.dims<2>("logits", logits_TE);
@@ -297,12 +310,16 @@ void Ops::router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_T
   contract.check("score", score_TA, real, {T, A});
   contract.check("weight", weight_TA, real, {T, A});
   contract.check("z_sum", z_sum, DType::kF64, {1});
-  do_router_forward(q, probs_TE, lse_T, expert_TA, score_TA, weight_TA, z_sum, logits_TE, normalize,
-                    expert_is_given);
+  contract.check("entropy_sum", entropy_sum, DType::kF64, {1});
+  if (!bias_E.is_none()) contract.check("bias", bias_E, DType::kF64, {E});
+  check_groups(contract, rule, E, A);
+  do_router_forward(q, probs_TE, lse_T, expert_TA, score_TA, weight_TA, z_sum, entropy_sum,
+                    logits_TE, bias_E, rule, expert_is_given);
 }
 
 void Ops::router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
-                            Tensor probs_TE, int64_t first_row, int64_t rows_per_scope) {
+                            Tensor probs_TE, RouterScore score, int64_t first_row,
+                            int64_t rows_per_scope) {
   const Contract contract(__func__);
   contract.accumulator("probs", probs_TE);
   const auto [T, E] = contract.dims<2>("probs", probs_TE);
@@ -312,11 +329,13 @@ void Ops::router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor
   contract.check("prob_sum", prob_sum_SE, DType::kF64, {S, E});
   contract.check("expert", expert_TA, DType::kI32, {T, A});
   check_scopes(contract, T, S, first_row, rows_per_scope);
-  do_router_statistics(q, count_SE, prob_sum_SE, expert_TA, probs_TE, first_row, rows_per_scope);
+  do_router_statistics(q, count_SE, prob_sum_SE, expert_TA, probs_TE, score, first_row,
+                       rows_per_scope);
 }
 
 void Ops::balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
-                       Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k) {
+                       Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t counted_tokens,
+                       int64_t top_k) {
   const Contract contract(__func__);
   const auto [S, E] = contract.dims<2>("count", count_SE);
   contract.check("loss_sum", loss_sum, DType::kF64, {1});
@@ -325,13 +344,17 @@ void Ops::balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor
   contract.check("prob_sum", prob_sum_SE, DType::kF64, {S, E});
   contract.check_that(tokens_per_scope > 0 && top_k > 0,
                       "tokens_per_scope and top_k must be positive", tokens_per_scope, top_k);
-  do_balance_loss(q, loss_sum, prob_gradient_SE, count_SE, prob_sum_SE, tokens_per_scope, top_k);
+  contract.check_that(counted_tokens >= tokens_per_scope,
+                      "the counts must cover the scope (counted_tokens, tokens_per_scope)",
+                      counted_tokens, tokens_per_scope);
+  do_balance_loss(q, loss_sum, prob_gradient_SE, count_SE, prob_sum_SE, tokens_per_scope,
+                  counted_tokens, top_k);
 }
 
 void Ops::router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
-                          Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor prob_gradient_SE,
-                          int64_t first_row, int64_t rows_per_scope, double balance_scale,
-                          double z_scale, bool normalize) {
+                          Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor logits_TE,
+                          Tensor prob_gradient_SE, const RouterRule& rule, int64_t first_row,
+                          int64_t rows_per_scope, double balance_scale, double z_scale) {
   const Contract contract(__func__);
   const DType real = contract.accumulator("probs", probs_TE);
   const auto [T, E] = contract.dims<2>("probs", probs_TE);
@@ -342,11 +365,62 @@ void Ops::router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor 
   contract.check("expert", expert_TA, DType::kI32, {T, A});
   contract.check("weight", weight_TA, real, {T, A});
   contract.check("lse", lse_T, real, {T});
+  if (rule.score == RouterScore::kSigmoid) contract.check("logits", logits_TE, real, {T, E});
   contract.check("prob_gradient", prob_gradient_SE, DType::kF64, {S, E});
   check_scopes(contract, T, S, first_row, rows_per_scope);
-  do_router_backward(q, dlogits_TE, dweight_TA, expert_TA, weight_TA, probs_TE, lse_T,
-                     prob_gradient_SE, first_row, rows_per_scope, balance_scale, z_scale,
-                     normalize);
+  do_router_backward(q, dlogits_TE, dweight_TA, expert_TA, weight_TA, probs_TE, lse_T, logits_TE,
+                     prob_gradient_SE, rule, first_row, rows_per_scope, balance_scale, z_scale);
+}
+
+void Ops::sinkhorn_costs(Queue q, Tensor cost_TE, Tensor logits_TE) {
+  const Contract contract(__func__);
+  contract.accumulator("logits", logits_TE);
+  const auto [T, E] = contract.dims<2>("logits", logits_TE);
+  contract.check("cost", cost_TE, DType::kF64, {T, E});
+  do_sinkhorn_costs(q, cost_TE, logits_TE);
+}
+
+void Ops::sinkhorn_sums(Queue q, Tensor sum_SE, Tensor factor_SE, Tensor cost_TE, int64_t first_row,
+                        int64_t rows_per_scope) {
+  const Contract contract(__func__);
+  const auto [T, E] = contract.dims<2>("cost", cost_TE);
+  const auto [S, sum_width] = contract.dims<2>("sum", sum_SE);
+  contract.check("cost", cost_TE, DType::kF64, {T, E});
+  contract.check("sum", sum_SE, DType::kF64, {S, E});
+  contract.check("factor", factor_SE, DType::kF64, {S, E});
+  check_scopes(contract, T, S, first_row, rows_per_scope);
+  do_sinkhorn_sums(q, sum_SE, factor_SE, cost_TE, first_row, rows_per_scope);
+}
+
+void Ops::sinkhorn_factors(Queue q, Tensor factor_SE, Tensor sum_SE) {
+  const Contract contract(__func__);
+  const auto [S, E] = contract.dims<2>("sum", sum_SE);
+  contract.check("sum", sum_SE, DType::kF64, {S, E});
+  contract.check("factor", factor_SE, DType::kF64, {S, E});
+  do_sinkhorn_factors(q, factor_SE, sum_SE);
+}
+
+void Ops::sinkhorn_choice(Queue q, Tensor expert_TA, Tensor factor_SE, Tensor cost_TE,
+                          int64_t first_row, int64_t rows_per_scope) {
+  const Contract contract(__func__);
+  const auto [T, E] = contract.dims<2>("cost", cost_TE);
+  const auto [S, factor_width] = contract.dims<2>("factor", factor_SE);
+  const auto [expert_rows, A] = contract.dims<2>("expert", expert_TA);
+  contract.check("cost", cost_TE, DType::kF64, {T, E});
+  contract.check("expert", expert_TA, DType::kI32, {T, A});
+  contract.check("factor", factor_SE, DType::kF64, {S, E});
+  contract.check_that(A <= E, "a token cannot choose more experts than there are", A, E);
+  check_scopes(contract, T, S, first_row, rows_per_scope);
+  do_sinkhorn_choice(q, expert_TA, factor_SE, cost_TE, first_row, rows_per_scope);
+}
+
+void Ops::update_router_bias(Queue q, Tensor bias_E, Tensor count_E1, Tensor scalars, double rate) {
+  const Contract contract(__func__);
+  const auto [E] = contract.dims<1>("bias", bias_E);
+  contract.check("bias", bias_E, DType::kF64, {E});
+  contract.check("count", count_E1, DType::kF64, {E + 1});
+  contract.check("scalars", scalars, DType::kF64, {kNumStepScalars});
+  do_update_router_bias(q, bias_E, count_E1, scalars, rate);
 }
 
 void Ops::balanced_choice(Queue q, Tensor expert_TA, int64_t first_token, int64_t num_experts) {

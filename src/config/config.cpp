@@ -96,21 +96,9 @@ void refuse_unbuilt(const RunConfig& config) {
          "/activation_checkpointing/policy", "recomputation is not built yet, set it to \"none\"");
   refuse(!config.training.trainable.empty() || !config.training.frozen.empty(), "/training",
          "freezing parameters is not built yet, leave out trainable and frozen");
-  refuse(config.moe.router != RouterKind::kSoftmax, "/moe/router", "only \"softmax\" is built yet");
-  refuse(config.moe.n_group > 1, "/moe/n_group", "group-limited choice is not built yet");
-  refuse(config.moe.router_bias_update_rate > 0, "/moe/router_bias_update_rate",
-         "balancing by a bias is not built yet, set it to 0");
-  refuse(config.moe.routed_scaling_factor != 1, "/moe/routed_scaling_factor",
-         "scaling gate weights is not built yet, set it to 1");
   refuse(config.bf16.enabled, "/bf16/enabled", "bf16 is not built yet, set it to false (f32)");
   refuse(config.device == Device::kCuda, "/device",
          "the CUDA backend is not built yet, set it to \"cpu\"");
-  refuse(config.moe.enabled && config.moe.load_balancing_scope == BalanceScope::kGlobalBatch,
-         "/moe/load_balancing_scope",
-         "\"global_batch\" is not built yet, use \"micro_batch\" or \"sequence\"");
-  refuse(config.moe.enabled && config.moe.capacity_scope == BalanceScope::kGlobalBatch,
-         "/moe/capacity_scope",
-         "\"global_batch\" is not built yet, use \"micro_batch\" or \"sequence\"");
   report.throw_if_any();
 }
 

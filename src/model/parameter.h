@@ -78,4 +78,11 @@ void slice(Parameter& parameter, int dim, int index, int parts);
 
 using ParameterList = std::vector<Parameter*>;
 
+// State of the model that no gradient changes: no parameter, but part of a checkpoint. Every rank
+// that has it holds the whole.
+struct StateTensor {
+  std::string name;
+  Tensor tensor;
+};
+
 }  // namespace switchyard

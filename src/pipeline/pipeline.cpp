@@ -29,6 +29,7 @@ Pass Pipeline::make_pass(const Step& step, int micro_batch, Slot& slot) {
               .scalars = step.scalars,
               .training = step.training,
               .num_micro_batches = num_micro_batches,
+              .micro_batch = micro_batch,
               .is_last_micro_batch = micro_batch + 1 == num_micro_batches,
               .random_stream = step.first_stream + micro_batch,
               .routing = step.routing};

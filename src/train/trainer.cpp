@@ -42,10 +42,6 @@ ParameterList parameters_of(std::deque<Stage>& pieces) {
   return all;
 }
 
-double sum_of(std::span<const double> values) {
-  return std::accumulate(values.begin(), values.end(), 0.0);
-}
-
 }  // namespace
 
 GridSizes grid_sizes(const RunConfig& config) {
@@ -94,6 +90,7 @@ StepReport Trainer::train_step() {
   optimizer_.clip_grads(scalars_);
   optimizer_.adamw_step(scalars_);
   optimizer_.all_gather_params();
+  for (const Stage& piece : pieces_) piece.update_router_biases(backend_.compute_queue(), scalars_);
   ++step_;
   return finish_step(started_at);
 }
@@ -128,7 +125,7 @@ void Trainer::begin_step(const std::vector<Batch>& batches) {
 }
 
 StepReport Trainer::finish_step(double started_at) {
-  StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
+  const StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
   backend_.download(backend_.compute_queue(), host_scalars_.data(), scalars_);
   const Dispatcher::Traffic traffic = take_traffic();
   std::vector<double> sums = {values.loss_sum, static_cast<double>(traffic.bytes),
@@ -146,7 +143,7 @@ StepReport Trainer::finish_step(double started_at) {
   report.all_to_all_time_s = grid_.world().all_reduce_max_host(traffic.seconds);
   report.peak_memory_bytes = static_cast<int64_t>(
       grid_.world().all_reduce_max_host(static_cast<double>(backend_.memory().peak_bytes)));
-  if (num_moe_layers(config_) > 0) add_moe_statistics(report, values);
+  report.moe = moe_statistics(config_, values, grid_.world());
 
   const auto step_tokens =
       static_cast<double>(*config_.train_batch_size * config_.data.sequence_length);
@@ -155,32 +152,6 @@ StepReport Trainer::finish_step(double started_at) {
   report.tflops = report.tokens_per_s * training_flops_per_token(config_) / 1e12;
   report.mfu = report.tflops * 1e12 / peak_flops_;
   return report;
-}
-
-void Trainer::add_moe_statistics(StepReport& report, const StatisticsBuffer::Values& values) const {
-  const auto M = static_cast<size_t>(num_moe_layers(config_));
-  const auto E = static_cast<size_t>(config_.moe.num_experts);
-  std::vector<double> sums = {sum_of(values.balance_sum), sum_of(values.z_sum)};
-  sums.insert(sums.end(), values.expert_load.begin(), values.expert_load.end());
-  grid_.world().all_reduce_sum_host(sums);
-
-  const auto layers = static_cast<double>(M);
-  const auto batch = static_cast<double>(*config_.train_batch_size);
-  const double scopes = config_.moe.load_balancing_scope == BalanceScope::kSequence
-                            ? batch
-                            : static_cast<double>(*config_.gradient_accumulation_steps);
-  const double tokens = batch * static_cast<double>(config_.data.sequence_length);
-  report.load_balancing_loss = sums[0] / (layers * scopes);
-  report.z_loss = sums[1] / (layers * tokens);
-  report.dropped_fraction = 0;
-  for (size_t layer = 0; layer < M; ++layer) {
-    const std::span<const double> load = std::span(sums).subspan(2 + layer * (E + 1), E + 1);
-    const double kept = sum_of(load.first(E));
-    const double most = *std::max_element(load.begin(), load.begin() + static_cast<ptrdiff_t>(E));
-    report.expert_load_max_over_mean = std::max(
-        report.expert_load_max_over_mean, kept > 0 ? most * static_cast<double>(E) / kept : 0);
-    report.dropped_fraction += load[E] / (layers * tokens * config_.moe.top_k);
-  }
 }
 
 void check_finite(const StepReport& report) {

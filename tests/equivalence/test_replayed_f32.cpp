@@ -12,6 +12,7 @@ TEST_CASE("layouts agree in f32 with replayed routing") {
   for (const auto policy : {TokenDropPolicy::kDropless, TokenDropPolicy::kCapacity}) {
     RunConfig config = small_job_config(tokens.prefix());
     config.fp64.enabled = false;
+    config.optimizer.params.lr = 5e-4;
     config.moe.token_drop_policy = policy;
     config.parallelism = {.data_parallel_size = 1, .expert_parallel_size = 1};
     RoutingLog routing;

@@ -51,6 +51,8 @@ struct JobResult {
   // Global gradients after the steps asked for: name -> values of the whole tensor.
   std::map<int64_t, std::map<std::string, std::vector<double>>> gradients;  // by step
   std::map<std::string, std::vector<double>> weights;                       // at the end
+  double copy_difference = 0;  // between ranks that hold the same elements of any of these: 0
+  std::string copy_difference_in;
 };
 
 struct JobOptions {
@@ -72,7 +74,8 @@ JobResult run_job_on_threads(const RunConfig& config, int num_ranks, const JobOp
 // where either is not finite.
 double relative_difference(const std::vector<double>& a, const std::vector<double>& b);
 
-// The worst relative difference of losses and norms, and of any gradient or weight tensor; `where`
+// The worst relative difference of losses and norms, and of any gradient or weight tensor, or
+// between the copies that the job's ranks hold; `where`
 // receives the name of the worst.
 double worst_difference(const JobResult& job, const JobResult& reference, std::string& where);
 
