@@ -103,7 +103,7 @@ Tensor Scalars::begin_step(int step) {
 OptimizerJob::OptimizerJob(Communicator& world, const OptimizerCase& what)
     : what_(what),
       config_(what.config()),
-      grid_(world, what.sizes),
+      grid_(world, what.sizes, &backend_),
       parameters_(what.sizes, grid_.me(), what.freezing),
       optimizer_(backend_, grid_, config_, parameters_.list()) {}
 
