@@ -1,6 +1,6 @@
 // The plan against the model itself, against closed forms, and against itself over all ranks.
 #include "backend/cpu/cpu_backend.h"
-#include "comm/self_communicator.h"
+#include "comm/thread_communicator.h"
 #include "config/config_text.h"
 #include "model/stage.h"
 #include "plan/memory.h"
@@ -22,30 +22,69 @@ RunConfig mixed_config(int num_ranks, const std::vector<std::string>& overrides 
               num_ranks, overrides);
 }
 
-ParameterCounts declared_by_model(const RunConfig& config) {
-  CpuBackend backend(1);
-  SelfCommunicator world("world");
-  const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config, whole_model(config));
-  ParameterCounts counts;
-  for (const Parameter* parameter : stage.parameters())
-    (parameter->group == ReplicaGroup::kExpert ? counts.expert : counts.dense) +=
-        parameter->numel();
-  return counts;
+// What the model declares on each rank of the configuration's grid.
+std::vector<ParameterCounts> declared_by_model(const RunConfig& config) {
+  const ParallelismConfig& parallelism = config.parallelism;
+  const GridSizes sizes{.dp = *parallelism.data_parallel_size,
+                        .tp = parallelism.tensor_parallel_size,
+                        .pp = parallelism.pipeline_parallel_size,
+                        .ep = parallelism.expert_parallel_size,
+                        .etp = *parallelism.expert_tensor_parallel_size};
+  std::vector<ParameterCounts> declared(static_cast<size_t>(sizes.world()));
+  run_ranks(sizes.world(), [&](Communicator& world) {
+    CpuBackend backend(1);
+    const ProcessGrid grid(world, sizes);
+    ParameterCounts& counts = declared[static_cast<size_t>(world.rank())];
+    for (const StagePart& part : parts_of_rank(config, grid.me().pp)) {
+      Stage stage(backend, grid, config, part);
+      for (const Parameter* parameter : stage.parameters())
+        (parameter->group == ReplicaGroup::kExpert ? counts.expert : counts.dense) +=
+            parameter->numel();
+    }
+  });
+  return declared;
 }
 
 }  // namespace
 
-TEST_CASE("the plan counts what the model declares") {
+TEST_CASE("the plan counts what the model declares on one rank") {
   for (const std::string change :
        {"moe.expert_activation=swiglu", "moe.expert_activation=relu", "moe.num_shared_experts=0",
         "model.tie_word_embeddings=true", "moe.enabled=false", "model.num_key_value_heads=4"}) {
     CAPTURE(change);
     const RunConfig config = mixed_config(1, {change});
-    const ParameterCounts declared = declared_by_model(config);
+    const ParameterCounts declared = declared_by_model(config)[0];
     CHECK(parameters_of_model(config).dense == declared.dense);
     CHECK(parameters_of_model(config).expert == declared.expert);
     CHECK(parameters_of_rank(config, 0).total() == declared.total());
+  }
+}
+
+TEST_CASE("the plan counts what the model declares on the largest rank of each stage") {
+  const std::string tp2 = "parallelism.tensor_parallel_size=2",
+                    tp4 = "parallelism.tensor_parallel_size=4",
+                    pp2 = "parallelism.pipeline_parallel_size=2",
+                    ep4 = "parallelism.expert_parallel_size=4",
+                    etp1 = "parallelism.expert_tensor_parallel_size=1";
+  for (const std::vector<std::string>& grid : std::vector<std::vector<std::string>>{
+           {tp2, pp2},
+           {tp4},
+           {tp2, ep4, etp1},
+           {tp2, pp2, "model.tie_word_embeddings=true"},
+           {tp4, pp2, "pipeline.schedule=interleaved_1f1b", "pipeline.virtual_stages=2"}}) {
+    const RunConfig config = mixed_config(8, grid);
+    const std::vector<ParameterCounts> declared = declared_by_model(config);
+    const int num_stages = config.parallelism.pipeline_parallel_size;
+    for (int stage = 0; stage < num_stages; ++stage) {
+      CAPTURE(grid, stage);
+      ParameterCounts largest;
+      for (int rank = stage * 8 / num_stages; rank < (stage + 1) * 8 / num_stages; ++rank) {
+        largest.dense = std::max(largest.dense, declared[static_cast<size_t>(rank)].dense);
+        largest.expert = std::max(largest.expert, declared[static_cast<size_t>(rank)].expert);
+      }
+      CHECK(parameters_of_rank(config, stage).dense == largest.dense);
+      CHECK(parameters_of_rank(config, stage).expert == largest.expert);
+    }
   }
 }
 
