@@ -94,8 +94,6 @@ void refuse_unbuilt(const RunConfig& config) {
          "virtual stages are not built yet, set it to 1");
   refuse(config.activation_checkpointing.policy != RecomputePolicy::kNone,
          "/activation_checkpointing/policy", "recomputation is not built yet, set it to \"none\"");
-  refuse(!config.training.trainable.empty() || !config.training.frozen.empty(), "/training",
-         "freezing parameters is not built yet, leave out trainable and frozen");
   refuse(config.moe.router != RouterKind::kSoftmax, "/moe/router", "only \"softmax\" is built yet");
   refuse(config.moe.n_group > 1, "/moe/n_group", "group-limited choice is not built yet");
   refuse(config.moe.router_bias_update_rate > 0, "/moe/router_bias_update_rate",
