@@ -24,6 +24,7 @@ constexpr const char* kMetadataKey = "__metadata__";
 
 constexpr std::pair<DType, const char*> kDTypeNames[] = {{DType::kF32, "F32"},
                                                          {DType::kF64, "F64"},
+                                                         {DType::kBF16, "BF16"},
                                                          {DType::kI32, "I32"},
                                                          {DType::kI64, "I64"},
                                                          {DType::kU8, "U8"}};
@@ -72,7 +73,7 @@ DType parse_dtype(const json& value, const std::string& where) {
   for (const auto& [dtype, name] : kDTypeNames)
     if (value == name) return dtype;
   fail(ExitCode::kData, __FILE__, __LINE__,
-       fmt::format("{}: dtype {} found, expected one of F32, F64, I32, I64, U8: convert the tensor",
+       fmt::format("{}: dtype {} found, expected one of F32, F64, BF16, I32, I64, U8: convert the tensor",
                    where, value.dump()));
 }
 

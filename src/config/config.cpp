@@ -76,8 +76,6 @@ void refuse_unbuilt(const RunConfig& config) {
   const auto refuse = [&](bool asked_for, const char* pointer, const std::string& advice) {
     if (asked_for) report.add(pointer, advice);
   };
-  refuse(!config.training.trainable.empty() || !config.training.frozen.empty(), "/training",
-         "freezing parameters is not built yet, leave out trainable and frozen");
   refuse(config.device == Device::kCuda, "/device",
          "the CUDA backend is not built yet, set it to \"cpu\"");
   report.throw_if_any();

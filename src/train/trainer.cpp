@@ -8,6 +8,7 @@
 
 #include "comm/collective_error.h"
 #include "core/math.h"
+#include "model/trainable.h"
 #include "train/flops.h"
 
 namespace switchyard {
@@ -33,12 +34,14 @@ std::deque<Stage> make_pieces(const RunConfig& config, Backend& backend, const P
   return pieces;
 }
 
-ParameterList parameters_of(std::deque<Stage>& pieces) {
+ParameterList parameters_of(std::deque<Stage>& pieces, const RunConfig& config, Backend& backend,
+                            const ProcessGrid& grid) {
   ParameterList all;
   for (Stage& piece : pieces) {
     const ParameterList list = piece.parameters();
     all.insert(all.end(), list.begin(), list.end());
   }
+  agree(grid.world(), [&] { select_trainable(config, backend, all); });
   return all;
 }
 
@@ -64,7 +67,7 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& g
       train_loader_(dataset, Split::kTrain, loader_options(config, grid)),
       validation_loader_(dataset, Split::kValidation, loader_options(config, grid)),
       pieces_(make_pieces(config, backend, grid)),
-      parameters_(parameters_of(pieces_)),
+      parameters_(parameters_of(pieces_, config, backend, grid)),
       optimizer_(backend, grid, config, parameters_),
       pipeline_(backend, grid, config, pieces_),
       learning_rate_(config),

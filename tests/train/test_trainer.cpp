@@ -1,10 +1,7 @@
-// The trainer as a whole: known losses, memory that stands still, weights that any grid can read.
+// The trainer as a whole: known losses, memory that stands still.
 #include <cmath>
 #include <cstdio>
 
-#include "backend/cpu/cpu_backend.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/weights.h"
 #include "comm/collective_error.h"
 #include "comm/self_communicator.h"
 #include "comm/thread_communicator.h"
@@ -137,87 +134,4 @@ TEST_CASE("a diverging run stops without touching the weights") {
   }
   CHECK_THROWS_AS(check_finite(report), CollectiveError);
   CHECK(weights() == before);
-}
-
-TEST_CASE("weights written by any grid are the same file, which any model reads") {
-  const TokenFixture tokens(320, 8, 29);
-  RunConfig config = small_job_config(tokens.prefix());
-  const std::string path = tokens.prefix() + ".safetensors";
-  std::vector<std::vector<double>> files;
-  for (const int ranks : {1, 2, 4}) {
-    config.parallelism.expert_parallel_size = ranks;
-    run_ranks(ranks, [&](Communicator& world) {
-      TrainerOnRank on_rank(config, world);  // initial weights: equal bits on every grid
-      save_weights(path, on_rank.trainer.parameters(), on_rank.backend, on_rank.grid);
-    });
-    const SafetensorsFile file(path);
-    CHECK(file.info("model.layers.2.mlp.experts.7.down_proj.weight").shape ==
-          std::vector<int64_t>{16, 16});
-    std::vector<double> values;
-    for (const std::string& name : file.names()) {
-      const std::vector<double> tensor = file.read_as<double>(name);
-      values.insert(values.end(), tensor.begin(), tensor.end());
-    }
-    files.push_back(values);
-  }
-  CHECK(files[0] == files[1]);
-  CHECK(files[0] == files[2]);
-
-  resolve(config, 4);
-  CpuBackend backend(1);
-  SelfCommunicator world("world");
-  const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config, whole_model(config));
-  const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
-  load_weights(path, stage.parameters(), backend);
-  const SafetensorsFile file(path);
-  for (const Parameter* parameter : stage.parameters()) {
-    const auto weight = parameter->weight.span<double>();
-    std::vector<double> stored;
-    if (parameter->group == ReplicaGroup::kDense)
-      stored = file.read_as<double>(parameter->name);
-    else
-      for (int expert = 0; expert < 8; ++expert) {
-        std::string name = parameter->name;
-        name.insert(name.find(".experts.") + 9, std::to_string(expert) + ".");
-        const std::vector<double> values = file.read_as<double>(name);
-        stored.insert(stored.end(), values.begin(), values.end());
-      }
-    CAPTURE(parameter->name);
-    CHECK(stored == std::vector<double>(weight.begin(), weight.end()));
-  }
-}
-
-TEST_CASE("weights of another model are refused by name") {
-  const TokenFixture tokens(320, 8, 29);
-  RunConfig config = small_job_config(tokens.prefix());
-  resolve(config, 1);
-  const std::string path = tokens.prefix() + ".safetensors";
-  CpuBackend backend(1);
-  SelfCommunicator world("world");
-  const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config, whole_model(config));
-  const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
-  save_weights(path, stage.parameters(), backend, grid);
-
-  const auto message_for = [&](const RunConfig& other, DType real) {
-    Stage reader(backend, grid, other, whole_model(other));
-    const std::vector<Buffer> buffers = allocate_weights(reader.parameters(), backend, real);
-    try {
-      load_weights(path, reader.parameters(), backend);
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string();
-  };
-  CHECK(message_for(config, DType::kF64).empty());
-  CHECK_THAT(message_for(config, DType::kF32),
-             contains_text("is f64 (29, 16), expected f32 (29, 16)"));
-  RunConfig wider = config;
-  wider.model.vocab_size = 30;
-  CHECK_THAT(message_for(wider, DType::kF64), contains_text("expected f64 (30, 16)"));
-  RunConfig deeper = config;
-  deeper.model.num_hidden_layers = 4;
-  deeper.moe.layer_freq = {1, 0, 1, 1};
-  CHECK_THAT(message_for(deeper, DType::kF64), contains_text("is missing"));
 }
