@@ -76,24 +76,6 @@ void refuse_unbuilt(const RunConfig& config) {
   const auto refuse = [&](bool asked_for, const char* pointer, const std::string& advice) {
     if (asked_for) report.add(pointer, advice);
   };
-  const ParallelismConfig& parallelism = config.parallelism;
-  refuse(parallelism.tensor_parallel_size > 1, "/parallelism/tensor_parallel_size",
-         fmt::format("found {}; tensor parallelism is not built yet, set it to 1",
-                     parallelism.tensor_parallel_size));
-  refuse(parallelism.pipeline_parallel_size > 1, "/parallelism/pipeline_parallel_size",
-         fmt::format("found {}; pipeline parallelism is not built yet, set it to 1",
-                     parallelism.pipeline_parallel_size));
-  refuse(parallelism.expert_tensor_parallel_size.value_or(1) > 1,
-         "/parallelism/expert_tensor_parallel_size",
-         fmt::format("found {}; expert tensor parallelism is not built yet, set it to 1",
-                     *parallelism.expert_tensor_parallel_size));
-  refuse(
-      config.zero_optimization.stage > 0, "/zero_optimization/stage",
-      fmt::format("found {}; ZeRO is not built yet, set it to 0", config.zero_optimization.stage));
-  refuse(config.pipeline.virtual_stages > 1, "/pipeline/virtual_stages",
-         "virtual stages are not built yet, set it to 1");
-  refuse(config.activation_checkpointing.policy != RecomputePolicy::kNone,
-         "/activation_checkpointing/policy", "recomputation is not built yet, set it to \"none\"");
   refuse(!config.training.trainable.empty() || !config.training.frozen.empty(), "/training",
          "freezing parameters is not built yet, leave out trainable and frozen");
   refuse(config.moe.router != RouterKind::kSoftmax, "/moe/router", "only \"softmax\" is built yet");
