@@ -2,6 +2,7 @@
 # Trains on this machine, with RANKS processes that share its cores evenly:
 #   launch/local.sh RANKS CONFIG [--set a.b=value ...]
 # or runs another subcommand of switchyard on them:
+#   launch/local.sh RANKS verify CONFIG [options]
 #   launch/local.sh RANKS bench step CONFIG [options]
 # The binary is build/cpu/switchyard, or $SWITCHYARD. The exit code is the job's.
 set -euo pipefail
@@ -19,7 +20,7 @@ if [[ ! -x $binary ]]; then
   exit 64
 fi
 case $1 in
-  train | bench) ;;
+  train | verify | bench) ;;
   *) set -- train "$@" ;;
 esac
 

@@ -8,6 +8,7 @@
 #include "cli/plan.h"
 #include "cli/prepare.h"
 #include "cli/train.h"
+#include "cli/verify.h"
 #include "comm/collective_error.h"
 #include "comm/mpi_runtime.h"
 #include "config/config.h"
@@ -67,6 +68,7 @@ struct Request {
   ConfigOptions train;
   GenerateOptions generate;
   BenchOptions bench;
+  VerifyCommand verify;
   bool print_defaults = false, print_schema = false;  // one of the two
   std::function<int()> command;                       // of the subcommand that was given
 };
@@ -113,6 +115,36 @@ void add_train(CLI::App& app, Request& request, int argc, char** argv) {
     request.command = [&request, argc, argv] {
       return run_together(argc, argv,
                           [&](Communicator& world) { return run_train(request.train, world); });
+    };
+  });
+}
+
+void add_verify(CLI::App& app, Request& request, int argc, char** argv) {
+  auto* command = app.add_subcommand(
+      "verify", "Prove that a layout computes what one rank computes: mpirun -n N switchyard verify "
+                "CONFIG (launch/local.sh N verify CONFIG)");
+  VerifyCommand& options = request.verify;
+  add_config_options(*command, options.config);
+  command->add_option("--steps", options.steps, "Training steps")->check(CLI::PositiveNumber);
+  auto* shrink = command->add_flag_callback(
+      "--shrink", [&options] { options.shrink = true; },
+      "A smaller model on the same grid: the default when the whole one needs too much memory or "
+      "time");
+  command
+      ->add_flag_callback(
+          "--no-shrink", [&options] { options.shrink = false; }, "The whole model, whatever it costs")
+      ->excludes(shrink);
+  const std::map<std::string, DType> types = {
+      {"f64", DType::kF64}, {"f32", DType::kF32}, {"bf16", DType::kBF16}};
+  command->add_option("--dtype", options.dtype, "f64 (default), f32 or bf16")
+      ->transform(CLI::CheckedTransformer(types));
+  command->add_flag("--all", options.all_checks, "Show every check, not only the worst");
+  // Doubles what a group of the grid sums: for tests, which see to it that the proof can fail.
+  command->add_option("--plant-fault", options.fault)->group("");
+  command->callback([&request, argc, argv] {
+    request.command = [&request, argc, argv] {
+      return run_together(argc, argv,
+                          [&](Communicator& world) { return run_verify(request.verify, world); });
     };
   });
 }
@@ -171,6 +203,7 @@ int run(int argc, char** argv) {
   add_prepare(app, request);
   add_plan(app, request);
   add_train(app, request, argc, argv);
+  add_verify(app, request, argc, argv);
   add_generate(app, request);
   add_config(app, request);
   add_bench(app, request, argc, argv);

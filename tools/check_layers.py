@@ -28,6 +28,7 @@ LAYERS = {
     "optim": ["model/parameter.h", "model/unit_hooks.h", "config"] + PARALLEL,
     "checkpoint": ["model/parameter.h", "optim/flat_buffer.h", "config"] + PARALLEL,
     "train": ["checkpoint", "pipeline", "optim", "model", "data", "config"] + PARALLEL,
+    "verify": ["train", "pipeline", "optim", "model", "data", "config"] + PARALLEL,
     "plan": ["pipeline/schedule.h", "pipeline/simulator.h", "config"] + LOWEST,
     "generate": ["checkpoint", "model", "data", "config"] + PARALLEL,
 }

@@ -1,43 +1,16 @@
 #include "cli/bench.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <filesystem>
-#include <numeric>
 
 #include "backend/cpu/cpu_backend.h"
 #include "comm/collective_error.h"
 #include "config/config.h"
 #include "core/log.h"
-#include "core/random.h"
-#include "data/token_file.h"
+#include "data/random_dataset.h"
 #include "train/trainer.h"
 
 namespace switchyard {
 namespace {
-
-namespace fs = std::filesystem;
-
-// A data set of random tokens, the same on every rank. Its files are gone as soon as they are
-// mapped.
-Dataset random_dataset(const RunConfig& config) {
-  const std::string prefix =
-      (fs::temp_directory_path() / fmt::format("switchyard-bench-{}", getpid())).string();
-  const int64_t S = config.data.sequence_length;
-  std::vector<int32_t> tokens(static_cast<size_t>((2 * *config.train_batch_size + 2) * S + 1));
-  const uint64_t key = random_key(config.training.seed, "bench.tokens");
-  for (size_t i = 0; i < tokens.size(); ++i)
-    tokens[i] =
-        static_cast<int32_t>(random_uniform(key, i) * static_cast<double>(config.model.vocab_size));
-  TokenFileWriter writer(prefix, config.model.vocab_size);
-  writer.add_document(tokens);
-  writer.finish();
-  Dataset dataset(TokenFile(prefix), S, 0.5, config.training.seed);
-  fs::remove(prefix + ".bin");
-  fs::remove(prefix + ".idx");
-  return dataset;
-}
 
 void print_result(const RunConfig& config, const ProcessGrid& grid, Backend& backend,
                   const std::vector<StepReport>& reports) {

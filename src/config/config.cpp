@@ -73,11 +73,8 @@ void resolve(RunConfig& config, int num_ranks) {
 
 void refuse_unbuilt(const RunConfig& config) {
   Report report("this version cannot train with");
-  const auto refuse = [&](bool asked_for, const char* pointer, const std::string& advice) {
-    if (asked_for) report.add(pointer, advice);
-  };
-  refuse(config.device == Device::kCuda, "/device",
-         "the CUDA backend is not built yet, set it to \"cpu\"");
+  if (config.device == Device::kCuda)
+    report.add("/device", "the CUDA backend is not built yet, set it to \"cpu\"");
   report.throw_if_any();
 }
 

@@ -17,6 +17,7 @@ enum class ExitCode : int {
   kInternal = 70,  // a bug, or the machine failed us
   kStorage = 74,   // reading or writing a file failed
   kNumeric = 77,   // training cannot go on: a loss is not finite, or routing exceeds its bound
+  kMismatch = 78,  // `verify`: the layout does not compute what one rank computes
 };
 
 class Error : public std::runtime_error {

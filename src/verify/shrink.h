@@ -1,0 +1,31 @@
+// shrink(): the smallest job that still exercises what a configuration exercises on its grid, so
+// that a proof takes seconds.
+//
+// Kept: the grid and every divisibility; the relation of heads to key/value heads and both to tp;
+// dense and MoE layers in each piece of the pipeline, empty and uneven pieces; more experts than a
+// token chooses, groups of experts; whether tp divides the vocabulary; accumulation, and whether pp
+// divides it; every choice that is not a size. Reduced: layers, widths, heads, experts, sequence
+// and batch, and vocabularies of more than a thousand tokens (real tokens do not fit these then).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/run_config.h"
+
+namespace switchyard {
+
+// Of a resolved configuration; resolved for the same ranks.
+RunConfig shrink(RunConfig config);
+
+// "model.hidden_size 1024 -> 32": each key whose value differs.
+std::vector<std::string> changes(const RunConfig& before, const RunConfig& after);
+
+// What a proof of `steps` steps costs: bytes of one node, if all ranks are there, and
+// floating-point operations of all ranks together. Rough.
+struct ProofCost {
+  double bytes = 0, flops = 0;
+};
+ProofCost cost_of_proof(const RunConfig& config, int64_t steps);
+
+}  // namespace switchyard
