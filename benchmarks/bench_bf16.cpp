@@ -155,9 +155,7 @@ void compare_memory_bound(Bench& bench, int64_t T, int64_t D) {
   bench.compare("SwiGLU" + size, [&](DType real) {
     const auto x = [&] { return bench.tensor(real, {T, D}); };
     Tensor y = x(), gate = x(), up = x(), weight = bench.tensor(DType::kF32, {T});
-    return [=, &ops] {
-      ops.activation_forward(kQueue, y, gate, up, weight, Activation::kSwiGLU);
-    };
+    return [=, &ops] { ops.activation_forward(kQueue, y, gate, up, weight, Activation::kSwiGLU); };
   });
   bench.compare("SwiGLU backward" + size, [&](DType real) {
     const auto x = [&] { return bench.tensor(real, {T, D}); };
@@ -198,7 +196,8 @@ int main(int argc, char** argv) {
   fmt::print(
       "| products | tokens | outputs | inputs | f32 GFLOP/s: y | dx | dw | bf16 / f32: y | dx | dw "
       "|\n|---|---|---|---|---|---|---|---|---|---|\n");
-  // configs/quickstart.json, one of two ranks; then a width of 1024, experts with many and few rows.
+  // configs/quickstart.json, one of two ranks; then a width of 1024, experts with many and few
+  // rows.
   compare_linear(bench, "attention", 2048, 256, 256);
   compare_linear(bench, "experts", 4096, 512, 256, 4);
   compare_linear(bench, "experts, down", 4096, 256, 512, 4);

@@ -121,8 +121,9 @@ void add_train(CLI::App& app, Request& request, int argc, char** argv) {
 
 void add_verify(CLI::App& app, Request& request, int argc, char** argv) {
   auto* command = app.add_subcommand(
-      "verify", "Prove that a layout computes what one rank computes: mpirun -n N switchyard verify "
-                "CONFIG (launch/local.sh N verify CONFIG)");
+      "verify",
+      "Prove that a layout computes what one rank computes: mpirun -n N switchyard verify "
+      "CONFIG (launch/local.sh N verify CONFIG)");
   VerifyCommand& options = request.verify;
   add_config_options(*command, options.config);
   command->add_option("--steps", options.steps, "Training steps")->check(CLI::PositiveNumber);
@@ -132,7 +133,8 @@ void add_verify(CLI::App& app, Request& request, int argc, char** argv) {
       "time");
   command
       ->add_flag_callback(
-          "--no-shrink", [&options] { options.shrink = false; }, "The whole model, whatever it costs")
+          "--no-shrink", [&options] { options.shrink = false; },
+          "The whole model, whatever it costs")
       ->excludes(shrink);
   const std::map<std::string, DType> types = {
       {"f64", DType::kF64}, {"f32", DType::kF32}, {"bf16", DType::kBF16}};

@@ -21,10 +21,9 @@ void for_each_run(const TensorInfo& info, const Box& box,
   SY_CHECK(box.offset.size() == rank && box.shape.size() == rank,
            "a box of {} dimensions in a tensor of {}", box.shape.size(), rank);
   for (size_t d = 0; d < rank; ++d)
-    SY_CHECK(box.offset[d] >= 0 && box.shape[d] >= 0 &&
-                 box.offset[d] + box.shape[d] <= info.shape[d],
-             "dim {}: {} elements from {} on, of {}", d, box.shape[d], box.offset[d],
-             info.shape[d]);
+    SY_CHECK(
+        box.offset[d] >= 0 && box.shape[d] >= 0 && box.offset[d] + box.shape[d] <= info.shape[d],
+        "dim {}: {} elements from {} on, of {}", d, box.shape[d], box.offset[d], info.shape[d]);
   const int64_t run = rank == 0 ? 1 : box.shape.back();
   const auto item = static_cast<int64_t>(size_in_bytes(info.dtype));
   for (int64_t element = 0; element < box.numel(); element += run) {

@@ -35,11 +35,10 @@ std::vector<HeldTensor> held_of(const Parameter& parameter) {
              .data = parameter.weight}};
   std::vector<HeldTensor> experts;
   for (int64_t i = 0; i < parameter.shape[0]; ++i)
-    experts.push_back(
-        {.name = name_of_expert(parameter, parameter.offset[0] + i),
-         .info = {dtype, without_first(parameter.global_shape)},
-         .box = {without_first(parameter.offset), without_first(parameter.shape)},
-         .data = parameter.weight.rows(i, 1)});
+    experts.push_back({.name = name_of_expert(parameter, parameter.offset[0] + i),
+                       .info = {dtype, without_first(parameter.global_shape)},
+                       .box = {without_first(parameter.offset), without_first(parameter.shape)},
+                       .data = parameter.weight.rows(i, 1)});
   return experts;
 }
 
@@ -79,9 +78,8 @@ Contents agree_on_contents(const std::map<std::string, HeldTensor>& mine, Commun
   int rank = 0;
   for (const auto& list : nlohmann::json::parse(all)) {
     for (const auto& [name, dtype, shape, box_offset, box_shape] :
-         list.get<std::vector<
-             std::tuple<std::string, DType, std::vector<int64_t>, std::vector<int64_t>,
-                        std::vector<int64_t>>>>()) {
+         list.get<std::vector<std::tuple<std::string, DType, std::vector<int64_t>,
+                                         std::vector<int64_t>, std::vector<int64_t>>>>()) {
       WholeTensor& tensor = contents.try_emplace(name, WholeTensor{{dtype, shape}}).first->second;
       tensor.box_of_rank[rank] = {box_offset, box_shape};
     }

@@ -60,13 +60,12 @@ bool should_shrink(const VerifyCommand& command, const RunConfig& config, Commun
 Dataset tokens_for(const RunConfig& config, bool has_whole_vocabulary, Communicator& world) {
   const bool is_missing = !std::filesystem::exists(config.data.path + ".idx");
   const bool is_random = world.all_reduce_max_host(is_missing ? 1 : 0) > 0 || !has_whole_vocabulary;
-  spdlog::info("data: {}", is_random ? is_missing ? fmt::format("random tokens; no {}.idx",
-                                                                config.data.path)
-                                                  : "random tokens; the vocabulary is shrunk"
-                                     : config.data.path);
+  spdlog::info("data: {}",
+               is_random ? is_missing ? fmt::format("random tokens; no {}.idx", config.data.path)
+                                      : "random tokens; the vocabulary is shrunk"
+                         : config.data.path);
   std::optional<Dataset> dataset;
-  agree(world,
-        [&] { dataset.emplace(is_random ? random_dataset(config) : open_dataset(config)); });
+  agree(world, [&] { dataset.emplace(is_random ? random_dataset(config) : open_dataset(config)); });
   return std::move(*dataset);
 }
 

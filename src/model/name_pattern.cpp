@@ -31,7 +31,8 @@ NamePattern::NamePattern(std::string text) : text_(std::move(text)) {
     plain.clear();
   };
   for (size_t i = 0; i < text_.size(); ++i) {
-    SY_REQUIRE(kConfig, text_[i] != '}', "pattern \"{}\": a brace closes that was not opened", text_);
+    SY_REQUIRE(kConfig, text_[i] != '}', "pattern \"{}\": a brace closes that was not opened",
+               text_);
     if (text_[i] != '*' && text_[i] != '{') {
       plain += text_[i];
       continue;
@@ -66,10 +67,11 @@ NamePattern::Alternative NamePattern::alternative_of(std::string_view text) cons
   const size_t dots = text.find("..");
   if (dots == std::string_view::npos) return {.text = std::string(text)};
   const auto first = whole_number(text.substr(0, dots)), last = whole_number(text.substr(dots + 2));
-  SY_REQUIRE(kConfig, first && last && *first <= *last,
-             "pattern \"{}\": {{{}}} is not a range; expected two whole numbers in ascending order, like "
-             "{{10..12}}",
-             text_, text);
+  SY_REQUIRE(
+      kConfig, first && last && *first <= *last,
+      "pattern \"{}\": {{{}}} is not a range; expected two whole numbers in ascending order, like "
+      "{{10..12}}",
+      text_, text);
   return {.is_range = true, .first = *first, .last = *last};
 }
 
@@ -116,7 +118,8 @@ int64_t NamePattern::distance(std::string_view name) const {
     for (const char c : piece.alternatives[0].text) {
       std::vector<int64_t> next = {edits[0] + 1};
       for (size_t i = 0; i < name.size(); ++i)
-        next.push_back(std::min({edits[i] + (name[i] == c ? 0 : 1), edits[i + 1] + 1, next[i] + 1}));
+        next.push_back(
+            std::min({edits[i] + (name[i] == c ? 0 : 1), edits[i + 1] + 1, next[i] + 1}));
       edits = std::move(next);
     }
   }

@@ -60,11 +60,11 @@ std::vector<NamePattern> read_patterns(const std::vector<std::string>& texts, co
   std::vector<NamePattern> patterns;
   for (const std::string& text : texts) {
     const NamePattern& pattern = patterns.emplace_back(text);
-    SY_REQUIRE(kConfig, std::ranges::any_of(names, [&](const std::string& name) {
-                 return pattern.matches(name);
-               }),
-               "training.{}: \"{}\" matches none of the model's {} tensors; did you mean one of {}?",
-               key, text, names.size(), nearest_names(pattern, names));
+    SY_REQUIRE(
+        kConfig,
+        std::ranges::any_of(names, [&](const std::string& name) { return pattern.matches(name); }),
+        "training.{}: \"{}\" matches none of the model's {} tensors; did you mean one of {}?", key,
+        text, names.size(), nearest_names(pattern, names));
   }
   return patterns;
 }
@@ -101,7 +101,8 @@ class Selection {
       if (!is_trained(names[i])) continue;
       const auto row = static_cast<int64_t>(i);
       std::vector<TrainableRows>& runs = parameter.trainable;
-      if (runs.empty() || runs.back().begin + runs.back().count < row) runs.push_back({.begin = row});
+      if (runs.empty() || runs.back().begin + runs.back().count < row)
+        runs.push_back({.begin = row});
       ++runs.back().count;
     }
   }

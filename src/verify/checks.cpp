@@ -86,7 +86,8 @@ Check Judge::judged_tensor(Quantity quantity, const std::string& name,
   const auto& all = reference_.same.tensors.at(quantity);
   if (!all.contains(name)) return {.difference = kInfinity};
   const std::vector<double>& same = all.at(name);
-  if (quantity == Quantity::kInitialValue) return {.difference = max_difference(values, same, true)};
+  if (quantity == Quantity::kInitialValue)
+    return {.difference = max_difference(values, same, true)};
   const bool is_rounded = reference_.dtype == DType::kBF16;
   return judged(values, same, is_rounded ? reference_.exact.tensors.at(quantity).at(name) : same,
                 true);
@@ -112,8 +113,7 @@ void Judge::add(Quantity quantity, const GlobalTensors& tensors) {
 void Judge::add_reports(const std::vector<StepReport>& reports) {
   for (size_t i = 0; i < reports.size(); ++i)
     for (const Scalar& scalar : kScalars) {
-      const double mine = scalar.value(reports[i]),
-                   same = scalar.value(reference_.same.reports[i]),
+      const double mine = scalar.value(reports[i]), same = scalar.value(reference_.same.reports[i]),
                    exact = reference_.dtype == DType::kBF16
                                ? scalar.value(reference_.exact.reports[i])
                                : same;
@@ -135,9 +135,8 @@ std::vector<Check> Judge::finish(const JobResult& result) {
                            .difference = kInfinity});
   for (Check& check : checks_)
     if (result.groups.contains(check.parameter)) check.group = result.groups.at(check.parameter);
-  std::stable_sort(checks_.begin(), checks_.end(), [](const Check& a, const Check& b) {
-    return a.badness() > b.badness();
-  });
+  std::stable_sort(checks_.begin(), checks_.end(),
+                   [](const Check& a, const Check& b) { return a.badness() > b.badness(); });
   return std::move(checks_);
 }
 

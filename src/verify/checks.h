@@ -27,10 +27,10 @@ inline constexpr const char *kLoss = "loss", *kGradientNorm = "gradient norm",
                             *kValueOf = "value", *kCopiesOf = "copies";
 
 struct Check {
-  std::string what = {};         // "loss", "gradient norm", ..., or a quantity of a parameter
-  int64_t step = 0;              // after how many
-  std::string parameter = {};    // its name; none of a loss
-  ParameterGroup group = {};     // of the parameter
+  std::string what = {};       // "loss", "gradient norm", ..., or a quantity of a parameter
+  int64_t step = 0;            // after how many
+  std::string parameter = {};  // its name; none of a loss
+  ParameterGroup group = {};   // of the parameter
   double difference = 0, bound = 0;
 
   bool ok() const { return difference <= bound; }
@@ -38,8 +38,8 @@ struct Check {
   double badness() const;
 };
 
-// max |a - b| / max |b|; infinite when sizes differ or a value is not finite, and with `keeps_zeros`
-// also where b is exactly zero and a is not.
+// max |a - b| / max |b|; infinite when sizes differ or a value is not finite, and with
+// `keeps_zeros` also where b is exactly zero and a is not.
 double max_difference(std::span<const double> a, std::span<const double> b, bool keeps_zeros);
 // The same of root mean squares.
 double rms_difference(std::span<const double> a, std::span<const double> b);
@@ -58,7 +58,8 @@ class Judge {
 
   // What a job on a grid hands over (job.h), unit by unit.
   void add(Quantity quantity, const GlobalTensors& tensors);
-  // All checks of the job, worst first, once it is over. What the reference has and no rank handed over fails.
+  // All checks of the job, worst first, once it is over. What the reference has and no rank handed
+  // over fails.
   std::vector<Check> finish(const JobResult& result);
 
  private:

@@ -36,12 +36,12 @@ double activations_per_token(const RunConfig& config) {
                            (2.0 * model.num_attention_heads + 2.0 * *model.num_key_value_heads);
   double elements = 2 * static_cast<double>(model.vocab_size);
   for (const int is_moe : config.moe.layer_freq)
-    elements += 8 * static_cast<double>(model.hidden_size) + attention +
-                3 * static_cast<double>(
-                        is_moe != 0 ? config.moe.top_k * (*model.moe_intermediate_size +
-                                                          model.hidden_size) +
-                                          config.moe.num_experts
-                                    : model.intermediate_size);
+    elements +=
+        8 * static_cast<double>(model.hidden_size) + attention +
+        3 * static_cast<double>(is_moe != 0 ? config.moe.top_k * (*model.moe_intermediate_size +
+                                                                  model.hidden_size) +
+                                                  config.moe.num_experts
+                                            : model.intermediate_size);
   return elements;
 }
 
@@ -60,7 +60,8 @@ ProofCost cost_of_proof(const RunConfig& config, int64_t steps) {
   const double compared = 4 * kF64 * (counts.dense + counts.experts);
   const auto sequence = static_cast<double>(config.data.sequence_length);
   const double tokens = static_cast<double>(*config.train_batch_size) * sequence;
-  const double activations = kF64 * tokens / static_cast<double>(*config.gradient_accumulation_steps) *
+  const double activations = kF64 * tokens /
+                             static_cast<double>(*config.gradient_accumulation_steps) *
                              activations_per_token(config);
   const double products = counts.active + static_cast<double>(attention_core_products(config)) *
                                               config.model.num_hidden_layers;

@@ -85,8 +85,7 @@ std::vector<IsolatedLayout> isolated_layouts(const RunConfig& config) {
                .expert_tensor_parallel_size = 1,
                .sequence_parallel = grid.sequence_parallel});
   if (pp > 1) add("pp", {.pipeline_parallel_size = pp});
-  if (grid.expert_parallel_size > 1)
-    add("ep", {.expert_parallel_size = grid.expert_parallel_size});
+  if (grid.expert_parallel_size > 1) add("ep", {.expert_parallel_size = grid.expert_parallel_size});
   if (*grid.expert_tensor_parallel_size > 1 && config.moe.enabled)
     add("etp", {.expert_tensor_parallel_size = grid.expert_tensor_parallel_size});
   return layouts;
@@ -95,8 +94,7 @@ std::vector<IsolatedLayout> isolated_layouts(const RunConfig& config) {
 std::string what_is_at_fault(const std::vector<Check>& checks,
                              const std::vector<IsolatedLayout>& isolated) {
   const auto fails_before_the_backward_pass = [](const Check& check) {
-    return !check.ok() && check.step == 1 && check.parameter.empty() &&
-           check.what != kGradientNorm;
+    return !check.ok() && check.step == 1 && check.parameter.empty() && check.what != kGradientNorm;
   };
   for (const Check& check : checks)
     if (!check.ok() && check.step == 0)

@@ -43,8 +43,8 @@ void shrink_layers(RunConfig& config) {
   std::vector<int>& kinds = config.moe.layer_freq;
   std::vector<std::set<size_t>> kept;
   size_t first = 0;
-  const auto largest = static_cast<size_t>(
-      std::max_element(before.begin(), before.end()) - before.begin());
+  const auto largest =
+      static_cast<size_t>(std::max_element(before.begin(), before.end()) - before.begin());
   const size_t first_of_largest = static_cast<size_t>(std::accumulate(
       before.begin(), before.begin() + static_cast<ptrdiff_t>(largest), int64_t{0}));
   for (const int64_t layers : before) {
@@ -84,9 +84,8 @@ void shrink_experts(MoeConfig& moe, int ep) {
   for (int wanted = std::min(per_rank, 2); wanted <= per_rank; ++wanted) {
     moe.num_experts = wanted * ep;
     const int group = moe.num_experts / moe.n_group;
-    const bool has_groups =
-        moe.n_group == 1 || (moe.num_experts % moe.n_group == 0 && group >= 2 &&
-                             moe.top_k <= moe.topk_group * group);
+    const bool has_groups = moe.n_group == 1 || (moe.num_experts % moe.n_group == 0 && group >= 2 &&
+                                                 moe.top_k <= moe.topk_group * group);
     if (has_groups && moe.num_experts >= std::min(before, 2 * moe.top_k)) return;
   }
 }
@@ -98,8 +97,8 @@ void shrink_vocabulary(RunConfig& config, int tp) {
   const bool is_divided = vocab % tp == 0;
   vocab = std::max<int64_t>(kSmall / 2, tp);
   while ((vocab % tp == 0) != is_divided) ++vocab;
-  config.data.eod_token_id = std::min<int32_t>(config.data.eod_token_id,
-                                               static_cast<int32_t>(vocab - 1));
+  config.data.eod_token_id =
+      std::min<int32_t>(config.data.eod_token_id, static_cast<int32_t>(vocab - 1));
 }
 
 void shrink_batch(RunConfig& config) {

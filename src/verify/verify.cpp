@@ -19,8 +19,8 @@ void meet_patiently(Communicator& world, Backend& backend) {
   const Buffer memory(backend, (world.size() + 1) * static_cast<int64_t>(sizeof(double)));
   const Tensor all = memory.tensor(DType::kF64, {world.size() + 1});
   const Queue queue = backend.compute_queue();
-  const Event met = world.all_gather(all.rows(0, world.size()), all.rows(world.size(), 1),
-                                     backend.record(queue));
+  const Event met =
+      world.all_gather(all.rows(0, world.size()), all.rows(world.size(), 1), backend.record(queue));
   while (!backend.is_complete(met)) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     backend.progress();
@@ -64,8 +64,7 @@ void share_routing(RoutingLog& routing, const RunConfig& config, int64_t steps,
 
 class Proof {
  public:
-  Proof(const VerifyOptions& options, const Dataset& dataset, Communicator& world,
-        Backend& backend)
+  Proof(const VerifyOptions& options, const Dataset& dataset, Communicator& world, Backend& backend)
       : options_(options), dataset_(dataset), backend_(backend), world_(world) {
     if (options.fault) faulty_.emplace(world, *options.fault);
   }
@@ -96,15 +95,12 @@ class Proof {
   std::vector<Check> check(const RunConfig& config, const ProcessGrid& grid, int64_t steps,
                            std::vector<StepReport>* reports = nullptr) {
     Judge judge(reference_);
-    const JobOptions options = {
-        .steps = steps,
-        .routing = reference_.dtype == DType::kF64 ? nullptr : &routing_,
-        .reads_final_values = steps == options_.steps};
-    const JobResult result =
-        run_job(config, backend_, grid, dataset_, options,
-                [&](Quantity quantity, const GlobalTensors& tensors) {
-                  judge.add(quantity, tensors);
-                });
+    const JobOptions options = {.steps = steps,
+                                .routing = reference_.dtype == DType::kF64 ? nullptr : &routing_,
+                                .reads_final_values = steps == options_.steps};
+    const JobResult result = run_job(
+        config, backend_, grid, dataset_, options,
+        [&](Quantity quantity, const GlobalTensors& tensors) { judge.add(quantity, tensors); });
     if (reports != nullptr) *reports = result.reports;
     return grid.world().rank() == 0 ? judge.finish(result) : std::vector<Check>();
   }
@@ -122,7 +118,8 @@ class Proof {
 };
 
 int64_t num_failed(const std::vector<Check>& checks) {
-  return std::count_if(checks.begin(), checks.end(), [](const Check& check) { return !check.ok(); });
+  return std::count_if(checks.begin(), checks.end(),
+                       [](const Check& check) { return !check.ok(); });
 }
 
 }  // namespace

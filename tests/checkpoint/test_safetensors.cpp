@@ -35,13 +35,11 @@ const std::vector<int64_t> kLongs = {-9223372036854775807};
 const std::vector<uint8_t> kBytes = {0, 127, 255};
 const std::vector<BFloat16> kHalves = {BFloat16(1.5f), BFloat16(-0.0f), BFloat16(3e38f)};
 
-const std::map<std::string, TensorInfo> kEveryKind = {{"bytes", {DType::kU8, {3}}},
-                                                      {"doubles", {DType::kF64, {1, 2}}},
-                                                      {"empty", {DType::kF32, {4, 0, 2}}},
-                                                      {"floats", {DType::kF32, {2, 3}}},
-                                                      {"halves", {DType::kBF16, {3}}},
-                                                      {"ints \"\\ \u00e9", {DType::kI32, {3}}},
-                                                      {"scalar", {DType::kI64, {}}}};
+const std::map<std::string, TensorInfo> kEveryKind = {
+    {"bytes", {DType::kU8, {3}}},        {"doubles", {DType::kF64, {1, 2}}},
+    {"empty", {DType::kF32, {4, 0, 2}}}, {"floats", {DType::kF32, {2, 3}}},
+    {"halves", {DType::kBF16, {3}}},     {"ints \"\\ \u00e9", {DType::kI32, {3}}},
+    {"scalar", {DType::kI64, {}}}};
 
 void write_every_kind(const std::string& path) {
   SafetensorsWriter writer(path, kEveryKind, {{"format", "pt"}, {"step", "12"}});

@@ -1,10 +1,9 @@
 // Weights on disk: the same file from every grid, read by every grid, in every dtype.
-#include "checkpoint/weights.h"
-
 #include <map>
 
 #include "checkpoint/box.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/weights.h"
 #include "comm/self_communicator.h"
 #include "comm/thread_communicator.h"
 #include "config/config.h"

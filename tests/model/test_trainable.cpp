@@ -31,8 +31,9 @@ std::string message_of(const std::function<void()>& work) {
 
 // Tied embeddings, a router, an attention, and experts in the middle and at the end are frozen.
 RunConfig partly_frozen(RunConfig config) {
-  config.training.frozen = {"model.embed_tokens.weight", "model.layers.{0,2}.mlp.experts.{2..4,7}.*",
-                            "*.layers.1.self_attn.*", "model.layers.0.mlp.gate.weight"};
+  config.training.frozen = {"model.embed_tokens.weight",
+                            "model.layers.{0,2}.mlp.experts.{2..4,7}.*", "*.layers.1.self_attn.*",
+                            "model.layers.0.mlp.gate.weight"};
   return config;
 }
 
@@ -144,9 +145,8 @@ TEST_CASE("trainable: a pattern that matches nothing and a model without a train
     config.parallelism.pipeline_parallel_size = 2;
     config.training.trainable = std::move(trainable);
     config.training.frozen = std::move(frozen);
-    return message_of([&] {
-      run_ranks(2, [&](Communicator& world) { TrainerOnRank on_rank(config, world); });
-    });
+    return message_of(
+        [&] { run_ranks(2, [&](Communicator& world) { TrainerOnRank on_rank(config, world); }); });
   };
   CHECK(message_for({"lm_head.weight"}, {"model.layers.0.*"}).empty());
   CHECK_THAT(message_for({}, {"lm_head.weight", "model.layer.0.mlp.gate.weight"}),
@@ -257,10 +257,9 @@ TEST_CASE("frozen: it costs the memory of its weights alone") {
       RunConfig without_experts = config;
       without_experts.training.frozen = {"*.experts.*"};
       TrainerOnRank all(config, world), part(without_experts, world);
-      const int64_t saved =
-          all.backend.memory().bytes_in_use - part.backend.memory().bytes_in_use;
-      const int64_t saved_in_flight = all.trainer.optimizer().bytes_in_flight() -
-                                      part.trainer.optimizer().bytes_in_flight();
+      const int64_t saved = all.backend.memory().bytes_in_use - part.backend.memory().bytes_in_use;
+      const int64_t saved_in_flight =
+          all.trainer.optimizer().bytes_in_flight() - part.trainer.optimizer().bytes_in_flight();
       SY_CHECK(saved == frozen * bytes + saved_in_flight, "stage {}: {} bytes saved, {} in flight",
                stage, saved, saved_in_flight);
       SY_CHECK((saved_in_flight > 0) == (stage == 2), "{} in flight", saved_in_flight);
