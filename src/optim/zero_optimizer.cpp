@@ -38,6 +38,7 @@ ZeroOptimizer::~ZeroOptimizer() {
   if (std::uncaught_exceptions() > 0) return;
   try {
     gather_.finish_all();
+    backend_.host_wait(backend_.record(backend_.compute_queue()));
   } catch (const Error&) {
     // The end of the job: whoever uses the communicator next hears of it.
   }

@@ -128,8 +128,9 @@ void Trainer::begin_step(const std::vector<Batch>& batches) {
 }
 
 StepReport Trainer::finish_step(double started_at) {
-  const StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
   backend_.download(backend_.compute_queue(), host_scalars_.data(), scalars_);
+  // The host waits in here, for the scalars too.
+  const StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
   const Dispatcher::Traffic traffic = take_traffic();
   std::vector<double> sums = {values.loss_sum, static_cast<double>(traffic.bytes),
                               static_cast<double>(pipeline_.arena_growths())};

@@ -60,15 +60,17 @@ RunConfig small_job_config(const std::string& data_prefix) {
   return config;
 }
 
-TrainerOnRank::TrainerOnRank(RunConfig unresolved, Communicator& world)
+TrainerOnRank::TrainerOnRank(RunConfig unresolved, Communicator& world, Backend* on)
     : config((resolve(unresolved, world.size()), std::move(unresolved))),
-      backend(config.training.num_threads),
+      own_backend(on == nullptr ? std::make_unique<CpuBackend>(config.training.num_threads)
+                                : nullptr),
+      backend(on == nullptr ? *own_backend : *on),
       grid(world, grid_sizes(config), &backend),
       dataset(open_dataset(config)),
       trainer(config, backend, grid, dataset) {}
 
-JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options) {
-  TrainerOnRank on_rank(std::move(config), world);
+JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options, Backend* on) {
+  TrainerOnRank on_rank(std::move(config), world, on);
   Trainer& trainer = on_rank.trainer;
   trainer.set_routing_log(options.routing);
 

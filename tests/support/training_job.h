@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,12 +36,14 @@ class TokenFixture {
 // A model of a few thousand parameters with one dense and two MoE layers; f64.
 RunConfig small_job_config(const std::string& data_prefix);
 
-// A trainer and all it needs, on this rank.
+// A trainer and all it needs, on this rank. `on`: what it computes on; a CpuBackend of its own
+// unless another is given.
 struct TrainerOnRank {
-  TrainerOnRank(RunConfig unresolved, Communicator& world);
+  TrainerOnRank(RunConfig unresolved, Communicator& world, Backend* on = nullptr);
 
   const RunConfig config;
-  CpuBackend backend;
+  std::unique_ptr<CpuBackend> own_backend;
+  Backend& backend;
   const ProcessGrid grid;
   const Dataset dataset;
   Trainer trainer;
@@ -62,8 +65,9 @@ struct JobOptions {
 };
 
 // Runs the job on this rank; collective. `config` is not resolved yet. Every rank returns losses
-// and norms; gradients and weights are assembled on rank 0 only.
-JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options);
+// and norms; gradients and weights are assembled on rank 0 only. `on`: see TrainerOnRank.
+JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options,
+                  Backend* on = nullptr);
 
 // The same with `num_ranks` threads; rank 0's result. `wrap` may replace a rank's world
 // communicator (to plant faults).

@@ -16,6 +16,7 @@ namespace {
 std::vector<int32_t> download_i32(Backend& backend, Queue queue, Tensor tensor) {
   std::vector<int32_t> values(static_cast<size_t>(tensor.numel()));
   backend.download(queue, values.data(), tensor);
+  backend.host_wait(backend.record(queue));
   return values;
 }
 
