@@ -189,6 +189,15 @@ ValidationReport Trainer::validate(int64_t max_batches) {
           .num_targets = static_cast<int64_t>(targets[0])};
 }
 
+std::vector<StateTensor> Trainer::state() const {
+  std::vector<StateTensor> all;
+  for (const Stage& piece : pieces_) {
+    const std::vector<StateTensor> state = piece.state();
+    all.insert(all.end(), state.begin(), state.end());
+  }
+  return all;
+}
+
 Dispatcher::Traffic Trainer::take_traffic() {
   Dispatcher::Traffic total;
   for (Stage& piece : pieces_) {

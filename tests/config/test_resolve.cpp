@@ -150,5 +150,7 @@ TEST_CASE("what is not built is refused by its key") {
     CHECK(error.code() == ExitCode::kConfig);
     CHECK_THAT(error.what(), contains_text("/device"));
   }
-  refuse_unbuilt(load(config_with("\"moe\": {\"enabled\": true}")));
+  refuse_unbuilt(load(config_with(R"("moe": {"enabled": true, "router": "sigmoid", "n_group": 2,
+    "router_bias_update_rate": 0.001, "routed_scaling_factor": 2.5,
+    "load_balancing_scope": "global_batch"})")));
 }

@@ -124,6 +124,41 @@ TEST_CASE("layouts agree: drops x top-k x scopes x accumulation") {
         }
 }
 
+TEST_CASE("layouts agree: sigmoids, groups and a bias; the balance loss of the global batch") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig config = small_job_config(tokens.prefix());
+  config.moe.router = RouterKind::kSigmoid;
+  config.moe.n_group = 4;
+  config.moe.topk_group = 2;
+  config.moe.routed_scaling_factor = 1.5;
+  config.moe.router_bias_update_rate = 0.02;
+  config.moe.load_balancing_scope = BalanceScope::kGlobalBatch;
+  config.train_batch_size = 24;
+  config.gradient_accumulation_steps = 3;
+  const JobResult sigmoid = check_layouts(config, {2, 4});
+  REQUIRE(sigmoid.state.size() == 2);
+  for (const auto& [name, bias] : sigmoid.state)
+    CHECK(*std::max_element(bias.begin(), bias.end()) > 0.05);
+  config.moe.router = RouterKind::kSoftmax;
+  config.moe.n_group = config.moe.topk_group = 1;
+  config.moe.token_drop_policy = TokenDropPolicy::kCapacity;
+  config.activation_checkpointing.policy = RecomputePolicy::kFull;
+  check_layouts(config, {2, 4}, 2);
+}
+
+TEST_CASE("layouts agree: Sinkhorn within sequences and micro-batches") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig config = small_job_config(tokens.prefix());
+  config.moe.router = RouterKind::kSinkhorn;
+  config.moe.load_balancing_loss_coef = 0;
+  config.moe.top_k = 1;
+  check_layouts(config, {2, 4});
+  config.moe.top_k = 2;
+  config.moe.load_balancing_scope = BalanceScope::kMicroBatch;
+  config.activation_checkpointing.policy = RecomputePolicy::kFull;
+  check_layouts(config, {2, 4}, 2);
+}
+
 TEST_CASE("layouts agree with mixed scopes, jitter, shared experts and a document mask") {
   const TokenFixture tokens(320, 8, 29);
   RunConfig config = small_job_config(tokens.prefix());

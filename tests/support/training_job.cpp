@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <mutex>
 #include <numeric>
 
@@ -75,8 +76,9 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
   trainer.set_routing_log(options.routing);
 
   JobResult result;
-  const auto gather = [&](const std::function<std::vector<double>(const Parameter&)>& read) {
-    GlobalTensors tensors = gather_global_tensors(trainer.parameters(), world, read);
+  const auto gather = [&](const ParameterList& list,
+                          const std::function<std::vector<double>(const Parameter&)>& read) {
+    GlobalTensors tensors = gather_global_tensors(list, world, read);
     if (tensors.copy_difference > result.copy_difference) {
       result.copy_difference = tensors.copy_difference;
       result.copy_difference_in = tensors.copy_difference_in;
@@ -89,13 +91,29 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
     result.load_balancing_loss.push_back(report.moe.load_balancing_loss);
     result.z_loss.push_back(report.moe.z_loss);
     result.grad_norm.push_back(report.grad_norm);
+    for (const MoeLayerStatistics& layer : report.moe.layers)
+      result.router_entropy.push_back(layer.router_entropy);
     result.dropped_fraction.push_back(report.moe.dropped_fraction);
     if (std::count(options.gradient_steps.begin(), options.gradient_steps.end(), report.step) > 0)
-      result.gradients[report.step] = gather(
-          [&](const Parameter& parameter) { return trainer.optimizer().gradient_of(parameter); });
+      result.gradients[report.step] =
+          gather(trainer.parameters(), [&](const Parameter& parameter) {
+            return trainer.optimizer().gradient_of(parameter);
+          });
   }
-  result.weights =
-      gather([&](const Parameter& parameter) { return trainer.optimizer().weight_of(parameter); });
+  result.weights = gather(trainer.parameters(), [&](const Parameter& parameter) {
+    return trainer.optimizer().weight_of(parameter);
+  });
+  std::deque<Parameter> declared;  // state under the same names, for the same gathering
+  ParameterList state;
+  for (const StateTensor& tensor : trainer.state()) {
+    declared.push_back(dense_parameter(tensor.name, {tensor.tensor.numel()}));
+    declared.back().weight = tensor.tensor;
+    state.push_back(&declared.back());
+  }
+  result.state = gather(state, [](const Parameter& parameter) {
+    const auto values = parameter.weight.span<double>();
+    return std::vector<double>(values.begin(), values.end());
+  });
   return result;
 }
 
@@ -137,6 +155,7 @@ double worst_difference(const JobResult& job, const JobResult& reference, std::s
   compare("load_balancing_loss", job.load_balancing_loss, reference.load_balancing_loss);
   compare("z_loss", job.z_loss, reference.z_loss);
   compare("grad_norm", job.grad_norm, reference.grad_norm);
+  compare("router_entropy", job.router_entropy, reference.router_entropy);
   compare("dropped_fraction", job.dropped_fraction, reference.dropped_fraction);
   for (const auto& [step, gradients] : reference.gradients)
     for (const auto& [name, values] : gradients)
@@ -144,6 +163,8 @@ double worst_difference(const JobResult& job, const JobResult& reference, std::s
               values);
   for (const auto& [name, values] : reference.weights)
     compare("final " + name, job.weights.at(name), values);
+  for (const auto& [name, values] : reference.state)
+    compare("final " + name, job.state.at(name), values);
   if (job.copy_difference > worst) {
     worst = job.copy_difference;
     where = "copies of " + job.copy_difference_in;

@@ -51,9 +51,11 @@ struct TrainerOnRank {
 
 struct JobResult {
   std::vector<double> lm_loss, load_balancing_loss, z_loss, grad_norm, dropped_fraction;
+  std::vector<double> router_entropy;  // of each MoE layer, step after step
   // Global gradients after the steps asked for: name -> values of the whole tensor.
   std::map<int64_t, std::map<std::string, std::vector<double>>> gradients;  // by step
   std::map<std::string, std::vector<double>> weights;                       // at the end
+  std::map<std::string, std::vector<double>> state;                         // router biases
   double copy_difference = 0;  // between ranks that hold the same elements of any of these: 0
   std::string copy_difference_in;
 };

@@ -135,3 +135,73 @@ TEST_CASE("a diverging run stops without touching the weights") {
   CHECK_THROWS_AS(check_finite(report), CollectiveError);
   CHECK(weights() == before);
 }
+
+TEST_CASE("the bias evens out what skewed routing begins with, and validation leaves it alone") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig config = small_job_config(tokens.prefix());
+  config.train_batch_size = 32;
+  config.moe.router = RouterKind::kSigmoid;
+  config.moe.load_balancing_loss_coef = 0;
+  config.model.initializer_range = 0.6;  // logits far apart
+  SelfCommunicator world("world");
+  // Mean over the last ten of 60 steps.
+  const auto final_load = [&](double rate) {
+    config.moe.router_bias_update_rate = rate;
+    TrainerOnRank on_rank(config, world);
+    double load = 0;
+    while (on_rank.trainer.step() < 60) {
+      const StepReport report = on_rank.trainer.train_step();
+      if (report.step > 50) load += report.moe.expert_load_max_over_mean / 10;
+    }
+    const auto bias = [&] {
+      std::vector<double> values;
+      for (const StateTensor& state : on_rank.trainer.state())
+        values.insert(values.end(), state.tensor.span<double>().begin(),
+                      state.tensor.span<double>().end());
+      return values;
+    };
+    const std::vector<double> before = bias();
+    CHECK(before.size() == (rate > 0 ? 16 : 0));
+    on_rank.trainer.validate(0);
+    CHECK(bias() == before);
+    return load;
+  };
+  const double without = final_load(0), with = final_load(0.01);
+  CAPTURE(without, with);
+  CHECK(without > 3);
+  CHECK(with < 1.8);
+}
+
+TEST_CASE("statistics of each MoE layer, by hand") {
+  RunConfig config;
+  config.train_batch_size = 2;
+  config.gradient_accumulation_steps = 1;
+  config.data.sequence_length = 5;
+  config.model.num_hidden_layers = 3;
+  config.moe.num_experts = 4;
+  config.moe.layer_freq = {1, 0, 1};
+  StatisticsBuffer::Values values;  // of 10 tokens with two experts each
+  values.balance_sum = {2.0, 6.0};
+  values.z_sum = {10.0, 30.0};
+  values.entropy_sum = {5.0, 12.0};
+  values.expert_load = {4, 8, 0, 0, 8, 5, 5, 5, 5, 0};
+  SelfCommunicator world("world");
+  const MoeStatistics statistics = moe_statistics(config, values, world);
+  CHECK(statistics.load_balancing_loss == 2);  // 8 / (2 layers * 2 sequences)
+  CHECK(statistics.z_loss == 2);
+  REQUIRE(statistics.layers.size() == 2);
+  const MoeLayerStatistics &first = statistics.layers[0], &second = statistics.layers[1];
+  CHECK(first.layer == 0);
+  CHECK_THAT(first.expert_load_max_over_mean, Catch::Matchers::WithinRel(8 / 3.0, 1e-14));
+  CHECK(first.router_entropy == 0.5);
+  CHECK(first.dead_experts == 2);
+  CHECK(first.dropped_fraction == 0.4);
+  CHECK(second.layer == 2);
+  CHECK(second.expert_load_max_over_mean == 1);
+  CHECK(second.router_entropy == 1.2);
+  CHECK(second.dead_experts == 0);
+  CHECK(second.dropped_fraction == 0);
+  CHECK(statistics.expert_load_max_over_mean == first.expert_load_max_over_mean);
+  CHECK(statistics.dropped_fraction == 0.2);
+  CHECK(moe_statistics(config, {}, world).layers.empty());
+}
