@@ -234,8 +234,7 @@ std::vector<std::string> Communicator::gather_host(const std::string& bytes, int
   if (rank_ == root) receive_bytes = lengths;
   std::string sent = bytes, received(static_cast<size_t>(sum_of(receive_bytes)), '\0');
   Communicator& host = for_host_values();
-  host.finish(
-      host.do_all_to_all(view_of(received), receive_bytes, view_of(sent), send_bytes, {}));
+  host.finish(host.do_all_to_all(view_of(received), receive_bytes, view_of(sent), send_bytes, {}));
 
   std::vector<std::string> parts;
   if (rank_ != root) return parts;
