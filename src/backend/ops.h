@@ -1,7 +1,8 @@
 // Ops: all the mathematics of the project, on one page.
 //
 // Each function has the granularity of one fused GPU kernel (or one GEMM). The public function is
-// the contract: it states shapes and checks them (ops.cpp); the private do_... is the backend.
+// the contract: it states shapes and checks them (ops.cpp, ops_moe.cpp); the private do_... is the
+// backend.
 // Outputs come first. All tensors are contiguous, row-major and on the backend's device. "+=" means
 // that the result is added to what the output holds; every other output is overwritten, and may
 // hold anything before. Zero rows (T = 0, R = 0) are legal everywhere.

@@ -183,7 +183,13 @@ TEST_CASE("sums of rows in bf16 are rounded once") {
   HostTensor<int32_t> index({kTokens, kPeers}), kept({kTokens, 2}, -1);
   for (size_t i = 0; i < index.values.size(); ++i)
     index.values[i] = i % 5 == 0 ? -1 : static_cast<int32_t>(i * 7 % kRows);
-  check_bf16(1e-6, [&](Ops& ops, auto zero) {
+  const auto in_wide = shared_random<double>("in", {kRows, kWidth});
+  std::vector<double> expected(static_cast<size_t>(kTokens * kWidth));
+  for (size_t i = 0; i < index.values.size(); ++i)
+    for (size_t d = 0; index.values[i] >= 0 && d < kWidth; ++d)
+      expected[i / kPeers * kWidth + d] +=
+          in_wide.values[static_cast<size_t>(index.values[i]) * kWidth + d];
+  const auto run = [&](Ops& ops, auto zero) {
     using Real = decltype(zero);
     auto in = shared_random<Real>("in", {kRows, kWidth});
     auto gates = shared_random<Compute<Real>>("gates", {kRows, 2});
@@ -195,7 +201,12 @@ TEST_CASE("sums of rows in bf16 are rounded once") {
     ops.pack_row_gradients(kQueue, rows, in, gates);
     ops.unpack_row_gradients(kQueue, dx, dweight, rows, row_of, kept, 2);
     return outputs(sum, dx, dweight);
-  });
+  };
+  check_bf16(1e-6, run);
+  CpuBackend backend(2);
+  const Outputs wide = run(backend.ops(), double{});
+  CHECK(relative_error(wide[0].values, expected) <= 1e-14);
+  CHECK(relative_error(wide[1].values, expected) <= 1e-14);
 }
 
 TEST_CASE("combine_rows adds in ascending order of index, whatever the order of the choices") {

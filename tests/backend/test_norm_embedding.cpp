@@ -140,15 +140,24 @@ TEST_CASE("RMSNorm in bf16") {
     c.backward(ops);
     return outputs(c.y, c.inv_rms, c.dx, c.dweight);
   });
-  // Wider than the block in which the residual is added; without a residual.
-  check_bf16(2e-6, [](Ops& ops, auto zero) {
-    NormCase<decltype(zero)> with(9, 600, false, true), without(9, 600, false, false);
-    for (auto* c : {&with, &without}) {
-      c->forward(ops);
-      c->backward(ops);
-    }
-    return outputs(with.dx, without.dx);
-  });
+}
+
+TEST_CASE("the gradient of the residual is added, in rows of any width") {
+  for (const int64_t D : {64, 256, 257, 600}) {
+    const auto run = [D](Ops& ops, auto zero) {
+      NormCase<decltype(zero)> with(9, D, false, true), without(9, D, false, false);
+      for (auto* c : {&with, &without}) {
+        c->forward(ops);
+        c->backward(ops);
+      }
+      return outputs(with.dx, without.dx, with.dresidual);
+    };
+    check_bf16(2e-6, run);
+    CpuBackend backend(1);
+    Outputs wide = run(backend.ops(), double{});
+    for (size_t i = 0; i < wide[1].values.size(); ++i) wide[1].values[i] += wide[2].values[i];
+    CHECK(relative_error(wide[0].values, wide[1].values) <= 1e-14);
+  }
 }
 
 TEST_CASE("RMSNorm of a sum in bf16 is that of the sum as it is stored") {
