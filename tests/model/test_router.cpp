@@ -256,8 +256,8 @@ TEST_CASE("Sinkhorn evens out the choice in training, within its scope, and not 
       const double logit = logits[7][static_cast<size_t>(even[7])];
       CHECK_THAT(weight[7], Catch::Matchers::WithinRel(1 / (1 + std::exp(-logit)), 1e-14));
     } else {
-      const double difference = logits[7][static_cast<size_t>(even[14])] -
-                                logits[7][static_cast<size_t>(even[15])];
+      const double difference =
+          logits[7][static_cast<size_t>(even[14])] - logits[7][static_cast<size_t>(even[15])];
       CHECK_THAT(weight[14], Catch::Matchers::WithinRel(1 / (1 + std::exp(-difference)), 1e-12));
       CHECK_THAT(weight[14] + weight[15], Catch::Matchers::WithinRel(1.0, 1e-14));
     }

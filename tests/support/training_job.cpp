@@ -95,10 +95,9 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
       result.router_entropy.push_back(layer.router_entropy);
     result.dropped_fraction.push_back(report.moe.dropped_fraction);
     if (std::count(options.gradient_steps.begin(), options.gradient_steps.end(), report.step) > 0)
-      result.gradients[report.step] =
-          gather(trainer.parameters(), [&](const Parameter& parameter) {
-            return trainer.optimizer().gradient_of(parameter);
-          });
+      result.gradients[report.step] = gather(trainer.parameters(), [&](const Parameter& parameter) {
+        return trainer.optimizer().gradient_of(parameter);
+      });
   }
   result.weights = gather(trainer.parameters(), [&](const Parameter& parameter) {
     return trainer.optimizer().weight_of(parameter);
