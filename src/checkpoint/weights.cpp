@@ -42,6 +42,14 @@ std::vector<HeldTensor> held_of(const Parameter& parameter) {
   return experts;
 }
 
+HeldTensor held_of(const StateTensor& state) {
+  const std::vector<int64_t> shape(state.tensor.shape().begin(), state.tensor.shape().end());
+  return {.name = state.name,
+          .info = {state.tensor.dtype(), shape},
+          .box = {std::vector<int64_t>(shape.size(), 0), shape},
+          .data = state.tensor};
+}
+
 bool is_first_holder(const Parameter& parameter, const ProcessGrid& grid) {
   const Communicator& sharers = parameter.group == ReplicaGroup::kDense ? grid.dp() : grid.edp();
   const Communicator* copies = copies_of(parameter.copies, grid);
@@ -50,11 +58,13 @@ bool is_first_holder(const Parameter& parameter, const ProcessGrid& grid) {
 
 // What this rank brings to the file, by name.
 std::map<std::string, HeldTensor> contributions(const ParameterList& parameters,
-                                                const ProcessGrid& grid) {
+                                                const StateList& state, const ProcessGrid& grid) {
   std::map<std::string, HeldTensor> mine;
   for (const Parameter* parameter : parameters)
     if (is_first_holder(*parameter, grid))
       for (HeldTensor& held : held_of(*parameter)) mine.emplace(held.name, held);
+  if (grid.dp().rank() == 0 && grid.tp().rank() == 0)
+    for (const StateTensor& tensor : state) mine.emplace(tensor.name, held_of(tensor));
   return mine;
 }
 
@@ -115,11 +125,11 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-void save_weights(const std::string& path, const ParameterList& parameters, Backend& backend,
-                  const ProcessGrid& grid) {
+void save_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
+                  Backend& backend, const ProcessGrid& grid) {
   Communicator& world = grid.world();
   const bool writes = world.rank() == 0;
-  const std::map<std::string, HeldTensor> mine = contributions(parameters, grid);
+  const std::map<std::string, HeldTensor> mine = contributions(parameters, state, grid);
   const Contents contents = agree_on_contents(mine, world);
   std::optional<SafetensorsWriter> writer;
   agree(world, [&] {
@@ -141,18 +151,21 @@ void save_weights(const std::string& path, const ParameterList& parameters, Back
   });
 }
 
-void load_weights(const std::string& path, const ParameterList& parameters, Backend& backend) {
+void load_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
+                  Backend& backend) {
   const SafetensorsFile file(path);
+  const auto load = [&](const HeldTensor& held) {
+    SY_REQUIRE(kData, file.contains(held.name), "{}: tensor \"{}\" is missing", path, held.name);
+    const TensorInfo& info = file.info(held.name);
+    SY_REQUIRE(kData, info == held.info, "{}: tensor \"{}\" is {} {}, expected {} {}", path,
+               held.name, name_of(info.dtype), shape_text(info.shape), name_of(held.info.dtype),
+               shape_text(held.info.shape));
+    const std::vector<std::byte> part = cut_out(file.read(held.name), info, held.box);
+    backend.upload(backend.compute_queue(), held.data, part.data());
+  };
   for (const Parameter* parameter : parameters)
-    for (const HeldTensor& held : held_of(*parameter)) {
-      SY_REQUIRE(kData, file.contains(held.name), "{}: tensor \"{}\" is missing", path, held.name);
-      const TensorInfo& info = file.info(held.name);
-      SY_REQUIRE(kData, info == held.info, "{}: tensor \"{}\" is {} {}, expected {} {}", path,
-                 held.name, name_of(info.dtype), shape_text(info.shape), name_of(held.info.dtype),
-                 shape_text(held.info.shape));
-      const std::vector<std::byte> part = cut_out(file.read(held.name), info, held.box);
-      backend.upload(backend.compute_queue(), held.data, part.data());
-    }
+    for (const HeldTensor& held : held_of(*parameter)) load(held);
+  for (const StateTensor& tensor : state) load(held_of(tensor));
 }
 
 std::vector<Buffer> allocate_weights(const ParameterList& parameters, Backend& backend,

@@ -87,6 +87,7 @@ struct StateTensor {
   std::string name;
   Tensor tensor;
 };
+using StateList = std::vector<StateTensor>;
 
 // The name under which users know expert `expert` of a parameter that holds all of them: in files
 // of weights and in patterns of what is trained. "a.experts.up_proj.weight" and 3 make

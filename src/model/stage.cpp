@@ -220,8 +220,8 @@ void Stage::update_router_biases(Queue queue, Tensor scalars) const {
     if (const Router* router = block.router()) router->update_bias(queue, scalars);
 }
 
-std::vector<StateTensor> Stage::state() const {
-  std::vector<StateTensor> state;
+StateList Stage::state() const {
+  StateList state;
   for (const Block& block : blocks_)
     if (const Router* router = block.router())
       if (const std::optional<StateTensor> bias = router->bias()) state.push_back(*bias);

@@ -105,7 +105,7 @@ class Stage {
   // share the global micro-batch: moves the router biases (moe/router_bias.h).
   void update_router_biases(Queue queue, Tensor scalars) const;
   // The router biases, if the configuration asks for them.
-  std::vector<StateTensor> state() const;
+  StateList state() const;
   // Since the last call, over all layers.
   Dispatcher::Traffic take_traffic();
 

@@ -189,10 +189,10 @@ ValidationReport Trainer::validate(int64_t max_batches) {
           .num_targets = static_cast<int64_t>(targets[0])};
 }
 
-std::vector<StateTensor> Trainer::state() const {
-  std::vector<StateTensor> all;
+StateList Trainer::state() const {
+  StateList all;
   for (const Stage& piece : pieces_) {
-    const std::vector<StateTensor> state = piece.state();
+    const StateList state = piece.state();
     all.insert(all.end(), state.begin(), state.end());
   }
   return all;

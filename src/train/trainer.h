@@ -63,7 +63,7 @@ class Trainer {
   // Gradients of the last step and weights, for proofs.
   ZeroOptimizer& optimizer() { return optimizer_; }
   // What else a checkpoint must hold: router biases.
-  std::vector<StateTensor> state() const;
+  StateList state() const;
   // Record or replay the experts' choice from now on (model/moe/routing_log.h); may be nullptr.
   void set_routing_log(RoutingLog* routing) { routing_ = routing; }
 

@@ -21,14 +21,22 @@ RunConfig weights_config(const TokenFixture& tokens, bool tied) {
   RunConfig config = small_job_config(tokens.prefix());
   config.model.tie_word_embeddings = tied;
   config.moe.num_shared_experts = 1;
+  config.moe.router_bias_update_rate = 0.01;
   config.parallelism = Layout{}.parallelism();
   return config;
 }
 
-// What a job on this grid writes before its first step: the same weights on every grid.
+// What a job on this grid writes before its first step: the same weights on every grid, and biases
+// that each know their place.
 void save_initial(const RunConfig& config, Communicator& world, const std::string& path) {
   TrainerOnRank on_rank(config, world);
-  save_weights(path, on_rank.trainer.parameters(), on_rank.backend, on_rank.grid);
+  for (const StateTensor& state : on_rank.trainer.state()) {
+    const double of_layer = state.name.find("layers.2.") != std::string::npos ? 2 : 0;
+    for (int64_t e = 0; e < state.tensor.numel(); ++e)
+      state.tensor.data<double>()[e] = of_layer + 0.125 * static_cast<double>(e);
+  }
+  save_weights(path, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
+               on_rank.grid);
 }
 
 // Weights of another seed, overwritten by those of `from`, written to `to`.
@@ -36,8 +44,9 @@ void copy_through_grid(RunConfig config, Communicator& world, const std::string&
                        const std::string& to) {
   config.training.seed += 1;
   TrainerOnRank on_rank(config, world);
-  load_weights(from, on_rank.trainer.parameters(), on_rank.backend);
-  save_weights(to, on_rank.trainer.parameters(), on_rank.backend, on_rank.grid);
+  load_weights(from, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend);
+  save_weights(to, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
+               on_rank.grid);
 }
 
 }  // namespace
@@ -75,6 +84,7 @@ TEST_CASE("weights written by any grid are the same file, and any grid reads it"
     CHECK(file.info("model.layers.2.mlp.experts.7.down_proj.weight") ==
           TensorInfo{DType::kF64, {16, 16}});
     CHECK(file.contains("lm_head.weight") == !tied);
+    CHECK(file.read_as<double>("model.layers.2.mlp.gate.e_score_correction_bias")[3] == 2.375);
     for (const int ranks : {1, 2, 4})
       for (const Layout& layout : layouts_of(ranks, config)) {
         CAPTURE(tied, layout.name());
@@ -111,7 +121,8 @@ TEST_CASE("a file holds what each parameter holds") {
   const std::string path = tokens.prefix() + ".safetensors";
   SelfCommunicator world("world");
   TrainerOnRank on_rank(config, world);
-  save_weights(path, on_rank.trainer.parameters(), on_rank.backend, on_rank.grid);
+  save_weights(path, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
+               on_rank.grid);
   const SafetensorsFile file(path);
   size_t num_tensors = 0;
   for (const Parameter* parameter : on_rank.trainer.parameters()) {
@@ -130,7 +141,7 @@ TEST_CASE("a file holds what each parameter holds") {
     CAPTURE(parameter->name);
     CHECK(stored == std::vector<double>(weight.begin(), weight.end()));
   }
-  CHECK(file.names().size() == num_tensors);
+  CHECK(file.names().size() == num_tensors + 2);  // the biases of two MoE layers
 }
 
 TEST_CASE("a grid trained in bf16 writes bf16 weights, from which one rank samples") {
@@ -145,17 +156,23 @@ TEST_CASE("a grid trained in bf16 writes bf16 weights, from which one rank sampl
   run_ranks(4, [&](Communicator& world) {
     TrainerOnRank on_rank(on_grid, world);
     for (int step = 0; step < 3; ++step) on_rank.trainer.train_step();
-    save_weights(path, on_rank.trainer.parameters(), on_rank.backend, on_rank.grid);
+    save_weights(path, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
+                 on_rank.grid);
   });
   // The same values as f32.
   const SafetensorsFile file(path);
   std::map<std::string, TensorInfo> infos;
   for (const std::string& name : file.names()) {
-    CHECK(file.info(name).dtype == DType::kBF16);
-    infos[name] = {DType::kF32, file.info(name).shape};
+    const bool is_state = name.find("e_score_correction_bias") != std::string::npos;
+    CHECK(file.info(name).dtype == (is_state ? DType::kF64 : DType::kBF16));
+    infos[name] = {is_state ? DType::kF64 : DType::kF32, file.info(name).shape};
   }
   SafetensorsWriter writer(path + ".f32", infos);
   for (const auto& [name, info] : infos) {
+    if (info.dtype == DType::kF64) {
+      writer.write(name, file.read(name));
+      continue;
+    }
     std::vector<float> values;
     for (const BFloat16 value : file.read_as<BFloat16>(name))
       values.push_back(static_cast<float>(value));
@@ -192,13 +209,13 @@ TEST_CASE("weights of another model are refused by name") {
   const ProcessGrid grid(world, GridSizes{});
   Stage stage(backend, grid, config, whole_model(config));
   const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
-  save_weights(path, stage.parameters(), backend, grid);
+  save_weights(path, stage.parameters(), stage.state(), backend, grid);
 
   const auto message_for = [&](const RunConfig& other, DType real) {
     Stage reader(backend, grid, other, whole_model(other));
     const std::vector<Buffer> buffers = allocate_weights(reader.parameters(), backend, real);
     try {
-      load_weights(path, reader.parameters(), backend);
+      load_weights(path, reader.parameters(), reader.state(), backend);
     } catch (const Error& error) {
       return std::string(error.what());
     }

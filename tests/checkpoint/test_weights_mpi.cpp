@@ -19,7 +19,8 @@ TEST_CASE("MPI ranks write the file that one rank writes, and read it") {
   world.broadcast_host(path, 0);
   const auto save = [&](Communicator& ranks, const std::string& to) {
     TrainerOnRank on_rank(config, ranks);
-    save_weights(to, on_rank.trainer.parameters(), on_rank.backend, on_rank.grid);
+    save_weights(to, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
+                 on_rank.grid);
   };
   SelfCommunicator self("self");
   if (world.rank() == 0) save(self, path);
@@ -33,8 +34,9 @@ TEST_CASE("MPI ranks write the file that one rank writes, and read it") {
     CHECK(read_bytes(path + ".grid") == reference);
     TrainerOnRank other(config, world);
     other.trainer.train_step();
-    load_weights(path, other.trainer.parameters(), other.backend);
-    save_weights(path + ".loaded", other.trainer.parameters(), other.backend, other.grid);
+    load_weights(path, other.trainer.parameters(), other.trainer.state(), other.backend);
+    save_weights(path + ".loaded", other.trainer.parameters(), other.trainer.state(), other.backend,
+                 other.grid);
     world.barrier();
     CHECK(read_bytes(path + ".loaded") == reference);
     world.barrier();

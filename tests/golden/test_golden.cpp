@@ -120,7 +120,7 @@ class GoldenModel {
     run();
   }
 
-  std::vector<StateTensor> state() const { return stage_.state(); }
+  StateList state() const { return stage_.state(); }
   ParameterList parameters() { return stage_.parameters(); }
   int num_moe_layers() const { return switchyard::num_moe_layers(config_); }
   const RoutingLog::Routes& routes(int moe_layer) const { return routing_.at(0, moe_layer); }
