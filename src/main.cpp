@@ -2,6 +2,7 @@
 // catch-all of the project, and the only place that ends the process.
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <map>
 
 #include "cli/bench.h"
 #include "cli/generate.h"
@@ -107,8 +108,9 @@ void add_train(CLI::App& app, Request& request, int argc, char** argv) {
 
 void add_verify(CLI::App& app, Request& request, int argc, char** argv) {
   auto* command = app.add_subcommand(
-      "verify", "Prove that a layout computes what one rank computes: mpirun -n N switchyard verify "
-                "CONFIG (launch/local.sh N verify CONFIG)");
+      "verify",
+      "Prove that a layout computes what one rank computes: mpirun -n N switchyard verify "
+      "CONFIG (launch/local.sh N verify CONFIG)");
   VerifyCommand& options = request.verify;
   add_config_options(*command, options.config);
   command->add_option("--steps", options.steps, "Training steps")->check(CLI::PositiveNumber);
@@ -118,12 +120,16 @@ void add_verify(CLI::App& app, Request& request, int argc, char** argv) {
       "time");
   command
       ->add_flag_callback(
-          "--no-shrink", [&options] { options.shrink = false; }, "The whole model, whatever it costs")
+          "--no-shrink", [&options] { options.shrink = false; },
+          "The whole model, whatever it costs")
       ->excludes(shrink);
   const std::map<std::string, DType> types = {
       {"f64", DType::kF64}, {"f32", DType::kF32}, {"bf16", DType::kBF16}};
-  command->add_option("--dtype", options.dtype, "f64 (default), f32 or bf16")
-      ->transform(CLI::CheckedTransformer(types));
+  command
+      ->add_option_function<std::string>(
+          "--dtype", [&options, types](const std::string& name) { options.dtype = types.at(name); },
+          "f64 (default), f32 or bf16")
+      ->check(CLI::IsMember(types));
   command->add_flag("--all", options.all_checks, "Show every check, not only the worst");
   // Doubles what a group of the grid sums: for tests, which see to it that the proof can fail.
   command->add_option("--plant-fault", options.fault)->group("");

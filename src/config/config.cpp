@@ -84,7 +84,6 @@ void refuse_unbuilt(const RunConfig& config) {
          "balancing by a bias is not built yet, set it to 0");
   refuse(config.moe.routed_scaling_factor != 1, "/moe/routed_scaling_factor",
          "scaling gate weights is not built yet, set it to 1");
-  refuse(config.bf16.enabled, "/bf16/enabled", "bf16 is not built yet, set it to false (f32)");
   refuse(config.device == Device::kCuda, "/device",
          "the CUDA backend is not built yet, set it to \"cpu\"");
   refuse(config.moe.enabled && config.moe.load_balancing_scope == BalanceScope::kGlobalBatch,

@@ -19,7 +19,7 @@ double ratio(double difference, double scale) {
 // What reports say, by name.
 struct Scalar {
   const char* name;
-  double StepReport::* value;
+  double StepReport::*value;
 };
 constexpr Scalar kScalars[] = {{kLoss, &StepReport::lm_loss},
                                {kGradientNorm, &StepReport::grad_norm},
@@ -72,9 +72,11 @@ double rms_difference(std::span<const double> a, std::span<const double> b) {
 
 Check Judge::judged(std::span<const double> a, std::span<const double> same,
                     std::span<const double> exact, bool keeps_zeros) const {
-  if (reference_.dtype == DType::kBF16)
-    return {.difference = rms_difference(a, exact),
-            .bound = std::max(kErrorRatioBF16 * rms_difference(same, exact), kFloorBF16)};
+  if (reference_.dtype == DType::kBF16) {
+    const double scatter = 1 + 2 / std::sqrt(static_cast<double>(exact.size()));
+    const double allowed = kErrorRatioBF16 * scatter * rms_difference(same, exact);
+    return {.difference = rms_difference(a, exact), .bound = std::max(allowed, kFloorBF16)};
+  }
   const bool is_exact = reference_.dtype == DType::kF64;
   return {.difference = max_difference(a, same, is_exact && keeps_zeros),
           .bound = is_exact ? kBoundF64 : kBoundF32};
@@ -85,7 +87,8 @@ Check Judge::judged_tensor(Quantity quantity, const std::string& name,
   const auto& all = reference_.same.tensors.at(quantity);
   if (!all.contains(name)) return {.difference = kInfinity};
   const std::vector<double>& same = all.at(name);
-  if (quantity == Quantity::kInitialValue) return {.difference = max_difference(values, same, true)};
+  if (quantity == Quantity::kInitialValue)
+    return {.difference = max_difference(values, same, true)};
   const bool is_rounded = reference_.dtype == DType::kBF16;
   return judged(values, same, is_rounded ? reference_.exact.tensors.at(quantity).at(name) : same,
                 true);
@@ -99,7 +102,7 @@ void Judge::add(Quantity quantity, const GlobalTensors& tensors) {
                        .difference = tensors.copy_difference});
   for (const auto& [name, values] : tensors.values) {
     seen_[quantity].insert(name);
-    if (quantity == Quantity::kFinalValue && reference_.dtype != DType::kF64) continue;
+    if (!is_judged(quantity)) continue;
     Check check = judged_tensor(quantity, name, values);
     check.what = name_of(quantity);
     check.step = step_of(quantity);
@@ -111,8 +114,7 @@ void Judge::add(Quantity quantity, const GlobalTensors& tensors) {
 void Judge::add_reports(const std::vector<StepReport>& reports) {
   for (size_t i = 0; i < reports.size(); ++i)
     for (const Scalar& scalar : kScalars) {
-      const double mine = reports[i].*scalar.value,
-                   same = reference_.same.reports[i].*scalar.value,
+      const double mine = reports[i].*scalar.value, same = reference_.same.reports[i].*scalar.value,
                    exact = reference_.dtype == DType::kBF16
                                ? reference_.exact.reports[i].*scalar.value
                                : same;
@@ -134,10 +136,14 @@ std::vector<Check> Judge::finish(const JobResult& result) {
                            .difference = kInfinity});
   for (Check& check : checks_)
     if (result.groups.contains(check.parameter)) check.group = result.groups.at(check.parameter);
-  std::stable_sort(checks_.begin(), checks_.end(), [](const Check& a, const Check& b) {
-    return a.badness() > b.badness();
-  });
+  std::stable_sort(checks_.begin(), checks_.end(),
+                   [](const Check& a, const Check& b) { return a.badness() > b.badness(); });
   return std::move(checks_);
+}
+
+bool Judge::is_judged(Quantity quantity) const {
+  return reference_.dtype == DType::kF64 || quantity == Quantity::kInitialValue ||
+         quantity == Quantity::kFirstGradient;
 }
 
 int64_t Judge::step_of(Quantity quantity) const {

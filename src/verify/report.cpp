@@ -1,6 +1,7 @@
 #include "verify/report.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace switchyard {
 namespace {
@@ -10,15 +11,15 @@ constexpr size_t kWorst = 10;
 double relative(double a, double b) { return a == b ? 0 : std::abs(a - b) / std::abs(b); }
 
 std::string steps_text(const Verification& verification) {
-  std::string text = fmt::format("{:>4}  {:>18}  {:>18}  {:>10}  {:>18}  {:>18}  {:>10}\n", "step",
-                                 "loss", "on one rank", "difference", "gradient norm", "on one rank",
-                                 "difference");
+  std::string text =
+      fmt::format("{:>4}  {:>18}  {:>18}  {:>10}  {:>18}  {:>18}  {:>10}\n", "step", "loss",
+                  "on one rank", "difference", "gradient norm", "on one rank", "difference");
   for (size_t i = 0; i < verification.layout.size(); ++i) {
     const StepReport &mine = verification.layout[i], &theirs = verification.one_rank[i];
-    text += fmt::format("{:>4}  {:>18.14g}  {:>18.14g}  {:>10.1e}  {:>18.14g}  {:>18.14g}  {:>10.1e}\n",
-                        mine.step, mine.lm_loss, theirs.lm_loss,
-                        relative(mine.lm_loss, theirs.lm_loss), mine.grad_norm, theirs.grad_norm,
-                        relative(mine.grad_norm, theirs.grad_norm));
+    text +=
+        fmt::format("{:>4}  {:>18.14g}  {:>18.14g}  {:>10.1e}  {:>18.14g}  {:>18.14g}  {:>10.1e}\n",
+                    mine.step, mine.lm_loss, theirs.lm_loss, relative(mine.lm_loss, theirs.lm_loss),
+                    mine.grad_norm, theirs.grad_norm, relative(mine.grad_norm, theirs.grad_norm));
   }
   return text;
 }
@@ -41,8 +42,9 @@ std::string checks_text(const std::vector<Check>& checks, bool all_checks) {
   }
   text = fmt::format("\n{} checks, worst first", checks.size());
   if (shown < checks.size()) text += fmt::format("; {} shown, --all shows all", shown);
-  return text + fmt::format("\n{:>10}  {:>8}  {:<4}  {:<24}  {:<56}  {}\n", "difference", "bound", "",
-                            "of", "parameter", "group (summed over)") +
+  return text +
+         fmt::format("\n{:>10}  {:>8}  {:<4}  {:<24}  {:<56}  {}\n", "difference", "bound", "",
+                     "of", "parameter", "group (summed over)") +
          lines;
 }
 
@@ -63,8 +65,8 @@ std::string report_text(const Verification& verification, bool all_checks) {
   std::string text = steps_text(verification) + checks_text(checks, all_checks);
   if (verification.ok)
     return text + fmt::format("\nOK: {} computes what one rank computes\n", verification.grid);
-  const auto failed = std::count_if(checks.begin(), checks.end(),
-                                    [](const Check& check) { return !check.ok(); });
+  const auto failed =
+      std::count_if(checks.begin(), checks.end(), [](const Check& check) { return !check.ok(); });
   return text + isolated_text(verification.isolated) +
          fmt::format("\nFAIL: {} of {} checks on {}; at fault: {}\n", failed, checks.size(),
                      verification.grid, verification.at_fault);

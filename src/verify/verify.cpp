@@ -19,8 +19,8 @@ void meet_patiently(Communicator& world, Backend& backend) {
   const Buffer memory(backend, (world.size() + 1) * static_cast<int64_t>(sizeof(double)));
   const Tensor all = memory.tensor(DType::kF64, {world.size() + 1});
   const Queue queue = backend.compute_queue();
-  const Event met = world.all_gather(all.rows(0, world.size()), all.rows(world.size(), 1),
-                                     backend.record(queue));
+  const Event met =
+      world.all_gather(all.rows(0, world.size()), all.rows(world.size(), 1), backend.record(queue));
   while (!backend.is_complete(met)) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     backend.progress();
@@ -64,15 +64,13 @@ void share_routing(RoutingLog& routing, const RunConfig& config, int64_t steps,
 
 class Proof {
  public:
-  Proof(const VerifyOptions& options, const Dataset& dataset, Communicator& world,
-        Backend& backend)
+  Proof(const VerifyOptions& options, const Dataset& dataset, Communicator& world, Backend& backend)
       : options_(options), dataset_(dataset), backend_(backend), world_(world) {
     if (options.fault) faulty_.emplace(world, *options.fault);
   }
 
-  ProcessGrid make_grid(const RunConfig& config) {
-    return {faulty_ ? *faulty_ : world_, grid_sizes(config), &backend_};
-  }
+  // Of the layouts, with the fault if there is one.
+  Communicator& world() { return faulty_ ? *faulty_ : world_; }
 
   void run_references(const RunConfig& config, Communicator& world, Backend* alone) {
     reference_.dtype = config.real();
@@ -96,15 +94,12 @@ class Proof {
   std::vector<Check> check(const RunConfig& config, const ProcessGrid& grid, int64_t steps,
                            std::vector<StepReport>* reports = nullptr) {
     Judge judge(reference_);
-    const JobOptions options = {
-        .steps = steps,
-        .routing = reference_.dtype == DType::kF64 ? nullptr : &routing_,
-        .reads_final_values = steps == options_.steps};
-    const JobResult result =
-        run_job(config, backend_, grid, dataset_, options,
-                [&](Quantity quantity, const GlobalTensors& tensors) {
-                  judge.add(quantity, tensors);
-                });
+    const JobOptions options = {.steps = steps,
+                                .routing = reference_.dtype == DType::kF64 ? nullptr : &routing_,
+                                .reads_final_values = steps == options_.steps};
+    const JobResult result = run_job(
+        config, backend_, grid, dataset_, options,
+        [&](Quantity quantity, const GlobalTensors& tensors) { judge.add(quantity, tensors); });
     if (reports != nullptr) *reports = result.reports;
     return grid.world().rank() == 0 ? judge.finish(result) : std::vector<Check>();
   }
@@ -122,7 +117,8 @@ class Proof {
 };
 
 int64_t num_failed(const std::vector<Check>& checks) {
-  return std::count_if(checks.begin(), checks.end(), [](const Check& check) { return !check.ok(); });
+  return std::count_if(checks.begin(), checks.end(),
+                       [](const Check& check) { return !check.ok(); });
 }
 
 }  // namespace
@@ -130,7 +126,7 @@ int64_t num_failed(const std::vector<Check>& checks) {
 Verification verify(const RunConfig& config, const VerifyOptions& options, const Dataset& dataset,
                     Communicator& world, Backend& backend, Backend* alone) {
   Proof proof(options, dataset, world, backend);
-  const ProcessGrid grid = proof.make_grid(config);
+  const ProcessGrid grid(proof.world(), grid_sizes(config), &backend);
   proof.run_references(config, grid.world(), alone);
 
   Verification result;
@@ -143,9 +139,14 @@ Verification verify(const RunConfig& config, const VerifyOptions& options, const
   result.isolated = isolated_layouts(config);
   for (IsolatedLayout& layout : result.isolated) {
     if (!layout.not_valid.empty()) continue;
-    const ProcessGrid isolated_grid = proof.make_grid(layout.config);
-    layout.grid = isolated_grid.description();
-    layout.num_failed = num_failed(proof.check(layout.config, isolated_grid, 1));
+    const bool takes_part = world.rank() < layout.ranks;
+    const auto part = proof.world().split(takes_part ? 0 : 1, world.rank(), "world");
+    if (takes_part) {
+      const ProcessGrid alone_grid(*part, grid_sizes(layout.config), &backend);
+      layout.grid = alone_grid.description();
+      layout.num_failed = num_failed(proof.check(layout.config, alone_grid, 1));
+    }
+    meet_patiently(grid.world(), backend);
   }
   result.at_fault = what_is_at_fault(result.checks, result.isolated);
   return result;

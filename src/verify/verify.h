@@ -25,11 +25,11 @@ struct VerifyOptions {
 // Of rank 0; other ranks know `ok` only.
 struct Verification {
   bool ok = false;
-  std::string grid;                           // ProcessGrid::description()
+  std::string grid;                          // ProcessGrid::description()
   std::vector<StepReport> layout, one_rank;  // by step
-  std::vector<Check> checks;             // worst first
-  std::vector<IsolatedLayout> isolated;  // when there was a failure
-  std::string at_fault;                  // likewise: "gradients of experts: their sum over edp"
+  std::vector<Check> checks;                 // worst first
+  std::vector<IsolatedLayout> isolated;      // when there was a failure
+  std::string at_fault;                      // likewise: "gradients of experts: their sum over edp"
 };
 
 // `config` is resolved for the ranks of `world`, its precision chosen. `alone` is used on rank 0
