@@ -2,6 +2,7 @@
 // catch-all of the project, and the only place that ends the process.
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <map>
 
 #include "cli/bench.h"
 #include "cli/generate.h"
@@ -138,8 +139,11 @@ void add_verify(CLI::App& app, Request& request, int argc, char** argv) {
       ->excludes(shrink);
   const std::map<std::string, DType> types = {
       {"f64", DType::kF64}, {"f32", DType::kF32}, {"bf16", DType::kBF16}};
-  command->add_option("--dtype", options.dtype, "f64 (default), f32 or bf16")
-      ->transform(CLI::CheckedTransformer(types));
+  command
+      ->add_option_function<std::string>(
+          "--dtype", [&options, types](const std::string& name) { options.dtype = types.at(name); },
+          "f64 (default), f32 or bf16")
+      ->check(CLI::IsMember(types));
   command->add_flag("--all", options.all_checks, "Show every check, not only the worst");
   // Doubles what a group of the grid sums: for tests, which see to it that the proof can fail.
   command->add_option("--plant-fault", options.fault)->group("");

@@ -13,6 +13,7 @@
 #include "config/config.h"
 #include "core/log.h"
 #include "data/random_dataset.h"
+#include "verify/cost.h"
 #include "verify/report.h"
 #include "verify/shrink.h"
 #include "verify/verify.h"
@@ -56,21 +57,24 @@ bool should_shrink(const VerifyCommand& command, const RunConfig& config, Commun
   return !fits || !is_affordable;
 }
 
-// The tokens of the configuration if they are there, and fit a shrunk vocabulary.
+// The tokens of the configuration, if every rank finds them and they fit a shrunk vocabulary.
 Dataset tokens_for(const RunConfig& config, bool has_whole_vocabulary, Communicator& world) {
   const bool is_missing = !std::filesystem::exists(config.data.path + ".idx");
-  const bool is_random = world.all_reduce_max_host(is_missing ? 1 : 0) > 0 || !has_whole_vocabulary;
-  spdlog::info("data: {}",
-               is_random ? is_missing ? fmt::format("random tokens; no {}.idx", config.data.path)
-                                      : "random tokens; the vocabulary is shrunk"
-                         : config.data.path);
+  std::string why;  // they are random
+  if (!has_whole_vocabulary) why = "the vocabulary is shrunk";
+  if (world.all_reduce_max_host(is_missing ? 1 : 0) > 0)
+    why = fmt::format("there is no {}.idx", config.data.path);
+  if (why.empty())
+    spdlog::info("data {}", config.data.path);
+  else
+    spdlog::info("random tokens: {}", why);
   std::optional<Dataset> dataset;
-  agree(world, [&] { dataset.emplace(is_random ? random_dataset(config) : open_dataset(config)); });
+  agree(world,
+        [&] { dataset.emplace(why.empty() ? open_dataset(config) : random_dataset(config)); });
   return std::move(*dataset);
 }
 
-// Ranks whose affinity mask is the same share its cores. (Which threads compute what never changes
-// a result.)
+// Ranks whose affinity mask is the same share its cores.
 int threads_of_rank(const RunConfig& config, Communicator& world) {
   if (config.training.num_threads > 0) return config.training.num_threads;
   cpu_set_t mask;
@@ -101,7 +105,7 @@ int run_verify(const VerifyCommand& command, Communicator& world) {
 
   CpuBackend backend(threads_of_rank(config, world));
   std::optional<CpuBackend> alone;  // all cores, while the other ranks sleep
-  if (world.rank() == 0) alone.emplace(config.training.num_threads);
+  if (world.rank() == 0) alone.emplace(0);
   const Verification result =
       verify(config, options, dataset, world, backend, alone ? &*alone : nullptr);
   if (world.rank() == 0) {

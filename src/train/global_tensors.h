@@ -13,11 +13,11 @@
 namespace switchyard {
 
 struct GlobalTensors {
-  std::map<std::string, std::vector<double>> values;  // by parameter name, row-major
+  std::map<std::string, std::vector<double>> values = {};  // by parameter name, row-major
   // Largest difference between two ranks that hold the same element, and of which parameter. Copies
   // are computed by the same sums in the same order: it should be 0.
   double copy_difference = 0;
-  std::string copy_difference_in;
+  std::string copy_difference_in = {};
 };
 
 // `read` returns this rank's box of a parameter. Collective over `world`; empty on other ranks than

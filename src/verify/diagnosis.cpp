@@ -48,51 +48,66 @@ std::string failed_groups(const std::map<ParameterGroup, bool>& groups) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
+std::string groups_of_wrong_values(const std::vector<Check>& checks) {
+  Names names;
+  for (const Check& check : checks)
+    if (check.what == kValueOf && !check.ok()) names.insert(check.group.text());
+  return names.empty() ? "some of them" : fmt::format("{}", fmt::join(names, ", "));
+}
+
 std::string from_isolated(const std::vector<IsolatedLayout>& isolated) {
-  std::vector<std::string> failed;
+  std::vector<std::string> failed, unknown;
   for (const IsolatedLayout& layout : isolated) {
-    if (layout.num_failed == 0) continue;
-    if (layout.dimension == "dp") return "dp: data parallelism alone is wrong already";
-    failed.push_back(layout.dimension);
+    if (layout.num_failed > 0) failed.push_back(layout.dimension);
+    if (!layout.not_valid.empty()) unknown.push_back(layout.dimension);
   }
-  if (failed.empty()) return "only the combination of dimensions: each is right alone";
-  return fmt::format("{}: wrong without the other dimensions, while dp alone is right",
-                     fmt::join(failed, ", "));
+  if (!failed.empty())
+    return fmt::format("{}: wrong without any other dimension", fmt::join(failed, ", "));
+  if (!unknown.empty())
+    return fmt::format("{}, or a combination of dimensions", fmt::join(unknown, ", "));
+  return "a combination of dimensions: each is right alone";
 }
 
 }  // namespace
 
 std::vector<IsolatedLayout> isolated_layouts(const RunConfig& config) {
-  const ParallelismConfig& grid = config.parallelism;
-  const int tp = grid.tensor_parallel_size, pp = grid.pipeline_parallel_size,
-            ranks = *grid.data_parallel_size * tp * pp;
   std::vector<IsolatedLayout> layouts;
-  const auto add = [&](const char* dimension, const ParallelismConfig& parallelism) {
-    IsolatedLayout layout = {.dimension = dimension, .config = config};
+  const auto add = [&](const char* dimension, int size, const ParallelismConfig& parallelism) {
+    if (size == 1) return;
+    IsolatedLayout layout = {.dimension = dimension, .ranks = size, .config = config};
     layout.config.parallelism = parallelism;
     layout.config.train_micro_batch_size_per_gpu.reset();
     if (parallelism.pipeline_parallel_size == 1) layout.config.pipeline = {};
     try {
-      resolve(layout.config, ranks);
+      resolve(layout.config, size);
     } catch (const Error& error) {
       layout.not_valid = error.what();
     }
     layouts.push_back(std::move(layout));
   };
-  add("dp", {});
-  if (tp > 1)
-    add("tp", {.tensor_parallel_size = tp,
-               .expert_tensor_parallel_size = 1,
-               .sequence_parallel = grid.sequence_parallel});
-  if (pp > 1) add("pp", {.pipeline_parallel_size = pp});
-  if (grid.expert_parallel_size > 1) add("ep", {.expert_parallel_size = grid.expert_parallel_size});
-  if (*grid.expert_tensor_parallel_size > 1 && config.moe.enabled)
-    add("etp", {.expert_tensor_parallel_size = grid.expert_tensor_parallel_size});
+  const ParallelismConfig& grid = config.parallelism;
+  const int tp = grid.tensor_parallel_size, pp = grid.pipeline_parallel_size,
+            ep = grid.expert_parallel_size,
+            etp = config.moe.enabled ? *grid.expert_tensor_parallel_size : 1;
+  add("dp", *grid.data_parallel_size, {});
+  add("tp", tp,
+      {.tensor_parallel_size = tp,
+       .expert_tensor_parallel_size = 1,
+       .sequence_parallel = grid.sequence_parallel});
+  add("pp", pp, {.pipeline_parallel_size = pp});
+  add("ep", ep, {.expert_parallel_size = ep});
+  add("etp", etp, {.expert_tensor_parallel_size = etp});
   return layouts;
 }
 
 std::string what_is_at_fault(const std::vector<Check>& checks,
                              const std::vector<IsolatedLayout>& isolated) {
+  const auto is_of_first_step = [](const Check& check) {
+    return !check.ok() && check.step <= 1 && check.what != kValueOf;
+  };
+  if (std::none_of(checks.begin(), checks.end(), is_of_first_step))
+    return fmt::format("weights after the first step: the update or the gathering of {}",
+                       groups_of_wrong_values(checks));
   const auto fails_before_the_backward_pass = [](const Check& check) {
     return !check.ok() && check.step == 1 && check.parameter.empty() && check.what != kGradientNorm;
   };

@@ -1,6 +1,7 @@
 #include "verify/report.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace switchyard {
 namespace {

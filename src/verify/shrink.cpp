@@ -1,7 +1,7 @@
 #include "verify/shrink.h"
 
 #include <algorithm>
-#include <numeric>
+#include <functional>
 #include <set>
 
 #include "config/config.h"
@@ -38,44 +38,44 @@ std::set<size_t> layers_to_keep(const std::vector<int>& kinds, size_t begin, siz
   return kept;
 }
 
+bool is_even(const std::vector<int64_t>& blocks) {
+  return std::adjacent_find(blocks.begin(), blocks.end(), std::not_equal_to<>()) == blocks.end();
+}
+
 void shrink_layers(RunConfig& config) {
   const std::vector<int64_t> before = config.pipeline.layers_per_stage;
-  std::vector<int>& kinds = config.moe.layer_freq;
-  std::vector<std::set<size_t>> kept;
-  size_t first = 0;
+  const std::vector<int> kinds = config.moe.layer_freq;
+  std::vector<int64_t>& blocks = config.pipeline.layers_per_stage;
+  std::vector<size_t> wanted(before.size(), before.size() == 1 ? 2 : 1);
+  std::vector<int> kinds_kept;
+  const auto keep = [&] {
+    kinds_kept.clear();
+    size_t begin = 0;
+    for (size_t piece = 0; piece < before.size(); ++piece) {
+      const size_t end = begin + static_cast<size_t>(before[piece]);
+      const std::set<size_t> kept = layers_to_keep(kinds, begin, end, wanted[piece]);
+      for (const size_t layer : kept) kinds_kept.push_back(kinds[layer]);
+      blocks[piece] = static_cast<int64_t>(kept.size());
+      begin = end;
+    }
+  };
+  keep();
+  if (is_even(before)) {
+    wanted.assign(wanted.size(), static_cast<size_t>(std::ranges::max(blocks)));
+    keep();
+  }
+  while (kinds_kept.size() < static_cast<size_t>(config.pipeline.virtual_stages)) {
+    for (size_t& layers : wanted) ++layers;  // the schedule wants a layer for each chunk
+    keep();
+  }
   const auto largest =
       static_cast<size_t>(std::max_element(before.begin(), before.end()) - before.begin());
-  const size_t first_of_largest = static_cast<size_t>(std::accumulate(
-      before.begin(), before.begin() + static_cast<ptrdiff_t>(largest), int64_t{0}));
-  for (const int64_t layers : before) {
-    const size_t end = first + static_cast<size_t>(layers);
-    kept.push_back(layers_to_keep(kinds, first, end, before.size() == 1 ? 2 : 1));
-    first = end;
+  while (is_even(blocks) != is_even(before)) {  // uneven pieces stay uneven
+    wanted[largest] = static_cast<size_t>(blocks[largest]) + 1;
+    keep();
   }
-  const auto total = [&] {
-    return std::accumulate(kept.begin(), kept.end(), size_t{0},
-                           [](size_t sum, const auto& layers) { return sum + layers.size(); });
-  };
-  const auto is_even = [](const auto& pieces, auto size) {
-    return std::all_of(pieces.begin(), pieces.end(),
-                       [&](const auto& piece) { return size(piece) == size(pieces[0]); });
-  };
-  const bool was_even = is_even(before, [](int64_t layers) { return layers; });
-  const auto is_wrongly_even = [&] {
-    return !was_even && is_even(kept, [](const auto& layers) { return layers.size(); });
-  };
-  // The schedule wants a layer for each chunk.
-  while (is_wrongly_even() || total() < static_cast<size_t>(config.pipeline.virtual_stages)) {
-    const size_t end = first_of_largest + static_cast<size_t>(before[largest]);
-    kept[largest] = layers_to_keep(kinds, first_of_largest, end, kept[largest].size() + 1);
-  }
-  std::vector<int> kinds_kept;
-  for (size_t piece = 0; piece < kept.size(); ++piece) {
-    config.pipeline.layers_per_stage[piece] = static_cast<int64_t>(kept[piece].size());
-    for (const size_t layer : kept[piece]) kinds_kept.push_back(kinds[layer]);
-  }
-  kinds = kinds_kept;
-  config.model.num_hidden_layers = static_cast<int>(kinds.size());
+  config.moe.layer_freq = kinds_kept;
+  config.model.num_hidden_layers = static_cast<int>(kinds_kept.size());
 }
 
 // Two experts per rank, or as many more as the router's choice needs to be one.
@@ -103,11 +103,14 @@ void shrink_vocabulary(RunConfig& config, int tp) {
 
 void shrink_batch(RunConfig& config) {
   const ParallelismConfig& grid = config.parallelism;
-  const int64_t tp = grid.tensor_parallel_size, pp = grid.pipeline_parallel_size;
+  const int64_t pp = grid.pipeline_parallel_size;
   int64_t& micro = *config.train_micro_batch_size_per_gpu;
   int64_t& accumulation = *config.gradient_accumulation_steps;
-  // Enough sequences for every other cut of the same ranks, too: see isolate() in verify.cpp.
-  micro = std::min(micro, std::max<int64_t>(2, tp * pp));
+  // Enough sequences for the experts' dimensions alone, too (diagnosis.h).
+  const int64_t dp = *grid.data_parallel_size, ep = grid.expert_parallel_size,
+                etp = *grid.expert_tensor_parallel_size, whole = micro;
+  micro = std::min<int64_t>(whole, 2);
+  while (micro < whole && (micro * dp % ep != 0 || micro * dp % etp != 0)) ++micro;
   // A pipeline that is filled, has a steady state, and drains.
   if (pp == 1)
     accumulation = std::min<int64_t>(accumulation, 2);
@@ -115,7 +118,7 @@ void shrink_batch(RunConfig& config) {
     accumulation = std::min(accumulation, 2 * pp);
   else
     accumulation = std::min(accumulation, pp + 1);
-  config.train_batch_size = micro * accumulation * *grid.data_parallel_size;
+  config.train_batch_size = micro * accumulation * dp;
   config.data.sequence_length = std::min<int64_t>(config.data.sequence_length, 32);
 }
 

@@ -21,11 +21,4 @@ RunConfig shrink(RunConfig config);
 // "model.hidden_size 1024 -> 32": each key whose value differs.
 std::vector<std::string> changes(const RunConfig& before, const RunConfig& after);
 
-// What a proof of `steps` steps costs: bytes of one node, if all ranks are there, and
-// floating-point operations of all ranks together. Rough.
-struct ProofCost {
-  double bytes = 0, flops = 0;
-};
-ProofCost cost_of_proof(const RunConfig& config, int64_t steps);
-
 }  // namespace switchyard

@@ -69,9 +69,8 @@ class Proof {
     if (options.fault) faulty_.emplace(world, *options.fault);
   }
 
-  ProcessGrid make_grid(const RunConfig& config) {
-    return {faulty_ ? *faulty_ : world_, grid_sizes(config), &backend_};
-  }
+  // Of the layouts, with the fault if there is one.
+  Communicator& world() { return faulty_ ? *faulty_ : world_; }
 
   void run_references(const RunConfig& config, Communicator& world, Backend* alone) {
     reference_.dtype = config.real();
@@ -127,7 +126,7 @@ int64_t num_failed(const std::vector<Check>& checks) {
 Verification verify(const RunConfig& config, const VerifyOptions& options, const Dataset& dataset,
                     Communicator& world, Backend& backend, Backend* alone) {
   Proof proof(options, dataset, world, backend);
-  const ProcessGrid grid = proof.make_grid(config);
+  const ProcessGrid grid(proof.world(), grid_sizes(config), &backend);
   proof.run_references(config, grid.world(), alone);
 
   Verification result;
@@ -140,9 +139,14 @@ Verification verify(const RunConfig& config, const VerifyOptions& options, const
   result.isolated = isolated_layouts(config);
   for (IsolatedLayout& layout : result.isolated) {
     if (!layout.not_valid.empty()) continue;
-    const ProcessGrid isolated_grid = proof.make_grid(layout.config);
-    layout.grid = isolated_grid.description();
-    layout.num_failed = num_failed(proof.check(layout.config, isolated_grid, 1));
+    const bool takes_part = world.rank() < layout.ranks;
+    const auto part = proof.world().split(takes_part ? 0 : 1, world.rank(), "world");
+    if (takes_part) {
+      const ProcessGrid alone_grid(*part, grid_sizes(layout.config), &backend);
+      layout.grid = alone_grid.description();
+      layout.num_failed = num_failed(proof.check(layout.config, alone_grid, 1));
+    }
+    meet_patiently(grid.world(), backend);
   }
   result.at_fault = what_is_at_fault(result.checks, result.isolated);
   return result;

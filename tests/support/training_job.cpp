@@ -4,7 +4,6 @@
 #include <cmath>
 #include <deque>
 #include <mutex>
-#include <numeric>
 
 #include "comm/thread_communicator.h"
 #include "config/config.h"
@@ -12,6 +11,7 @@
 #include "data/dataset.h"
 #include "data/token_file.h"
 #include "train/global_tensors.h"
+#include "verify/checks.h"
 
 namespace switchyard::test {
 
@@ -130,15 +130,7 @@ JobResult run_job_on_threads(const RunConfig& config, int num_ranks, const JobOp
 }
 
 double relative_difference(const std::vector<double>& a, const std::vector<double>& b) {
-  if (a.size() != b.size()) return INFINITY;
-  double difference = 0, scale = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!std::isfinite(a[i]) || !std::isfinite(b[i])) return INFINITY;
-    if (b[i] == 0 && a[i] != 0) return INFINITY;
-    difference = std::max(difference, std::abs(a[i] - b[i]));
-    scale = std::max(scale, std::abs(b[i]));
-  }
-  return scale == 0 ? 0 : difference / scale;
+  return max_difference(a, b, true);
 }
 
 double worst_difference(const JobResult& job, const JobResult& reference, std::string& where) {
