@@ -28,7 +28,7 @@ struct StepReport {
   double all_to_all_time_s = 0;   // of the slowest rank
   double all_to_all_bytes = 0;    // sent to other ranks, all ranks together
   int64_t peak_memory_bytes = 0;  // of the rank with most
-  MoeStatistics moe;
+  MoeStatistics moe = {};
   int64_t arena_growths = 0;  // blocks ever added to activation and scratch arenas, all ranks
 };
 

@@ -19,7 +19,7 @@ double ratio(double difference, double scale) {
 // What reports say, by name.
 struct Scalar {
   const char* name;
-  double StepReport::*value;
+  double (*value)(const StepReport& report);
 };
 constexpr Scalar kScalars[] = {
     {kLoss, [](const StepReport& report) { return report.lm_loss; }},
