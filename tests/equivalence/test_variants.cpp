@@ -67,7 +67,7 @@ TEST_CASE("257 tokens over 1, 2 and 3 tensor-parallel ranks") {
   config.data.eod_token_id = 256;
   config.model.hidden_size = 24;
   config.model.num_attention_heads = 12;
-  config.model.num_key_value_heads = 3;
+  config.model.num_key_value_heads = 6;
   config.moe.num_experts = 6;
   config.model.moe_intermediate_size = 12;
   config.train_batch_size = 4;
