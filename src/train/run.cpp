@@ -48,8 +48,7 @@ void create_run_directory(const RunConfig& config, Backend& backend, const Proce
 }
 
 void log_start(const RunConfig& config, Backend& backend, const ProcessGrid& grid,
-               const Dataset& dataset) {
-  const ParameterCount count = count_parameters(config, backend);
+               const Dataset& dataset, const ParameterCount& count) {
   const auto millions = [](int64_t number) { return static_cast<double>(number) / 1e6; };
   spdlog::info("{} ranks: {}; each: {}, {}", grid.world().size(), grid.description(),
                backend.description(), name_of(config.real()));
@@ -100,6 +99,8 @@ void log_validation(const RunConfig& config, const Dataset& dataset,
 
 void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& grid) {
   Communicator& world = grid.world();
+  ParameterCount count;  // first of all: a wrong pattern leaves no run directory behind
+  agree(world, [&] { count = count_parameters(config, backend); });
   std::optional<Dataset> dataset;
   agree(world, [&] { dataset.emplace(open_dataset(config)); });
   agree(world, [&] {
@@ -110,7 +111,7 @@ void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& 
   std::optional<Metrics> metrics;
   const fs::path directory = config.training.output_dir;
   if (world.rank() == 0) {
-    log_start(config, backend, grid, *dataset);
+    log_start(config, backend, grid, *dataset, count);
     log_memory(config, grid, trainer.optimizer());
     metrics.emplace(directory / "metrics.jsonl", config.training.max_steps, config.steps_per_print);
   }

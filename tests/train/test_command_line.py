@@ -116,6 +116,9 @@ class CommandLine(unittest.TestCase):
         for ranks in (1, 2, 3):
             self.assert_fails(self.train(ranks=ranks), 64,
                               'config.json:7:28: /moe/num_expert: unknown key; did you mean "num_experts"?')
+        self.write("config.json", CONFIG)
+        self.assert_fails(self.train("--set", 'training.frozen=["model.layer.0.mlp.gate.weight"]'), 64,
+                          'did you mean one of "model.layers.0.mlp.gate.weight"')
         self.assert_fails(self.train(config="none.json"), 64, "none.json: cannot open")
         self.assert_fails(self.switchyard("train"), 64, "config is required")
         self.assert_fails(self.switchyard("trian"), 64)
