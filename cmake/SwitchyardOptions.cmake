@@ -11,6 +11,13 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   target_compile_options(switchyard_options INTERFACE -Wno-restrict -Wno-stringop-overflow
                                                       -Wno-array-bounds)
 endif()
+# g++ 12 with AVX-512 stores constants of 32 or 64 bytes that begin with equal words and end in zeros,
+# such as std::vector<int64_t>{2, 2, 2, 0}, as {2, 2, 2, 2}: a wrong broadcast, made when it moves
+# blocks of memory in pieces wider than these (tests/core/test_constants.cpp).
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 12
+   AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  target_compile_options(switchyard_options INTERFACE -mmove-max=128 -mstore-max=128)
+endif()
 if(SWITCHYARD_SANITIZE)
   target_compile_options(switchyard_options INTERFACE
     -fsanitize=${SWITCHYARD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

@@ -6,6 +6,7 @@
 
 #include "cli/bench.h"
 #include "cli/generate.h"
+#include "cli/plan.h"
 #include "cli/prepare.h"
 #include "cli/train.h"
 #include "cli/verify.h"
@@ -64,6 +65,7 @@ int run_together(int argc, char** argv, const std::function<int(Communicator& wo
 // What the user asked for: filled by CLI11 while it parses.
 struct Request {
   PrepareOptions prepare;
+  PlanOptions plan;
   ConfigOptions train;
   GenerateOptions generate;
   BenchOptions bench;
@@ -90,6 +92,18 @@ void add_prepare(CLI::App& app, Request& request) {
   command->add_flag("--force", options.force, "Overwrite an existing output");
   command->callback([&request] {
     request.command = [&] { return run_alone([&] { return run_prepare(request.prepare); }); };
+  });
+}
+
+void add_plan(CLI::App& app, Request& request) {
+  auto* command = app.add_subcommand(
+      "plan", "Grid, parameters, memory and pipeline schedule of a job, without starting it");
+  add_config_options(*command, request.plan.config);
+  command->add_option("--ranks", request.plan.num_ranks, "Ranks of the job")
+      ->required()
+      ->check(CLI::PositiveNumber);
+  command->callback([&request] {
+    request.command = [&] { return run_alone([&] { return run_plan(request.plan); }); };
   });
 }
 
@@ -193,6 +207,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   Request request;
   add_prepare(app, request);
+  add_plan(app, request);
   add_train(app, request, argc, argv);
   add_verify(app, request, argc, argv);
   add_generate(app, request);

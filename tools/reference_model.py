@@ -6,7 +6,8 @@
 
 Each case is a configuration file and a safetensors file with
     <parameter>                    f64, global tensors under the names of the model; Linear weights
-                                   are (outputs, inputs), expert weights (E, outputs, inputs)
+                                   are (outputs, inputs), expert weights (E, outputs, inputs);
+                                   ...gate.e_score_correction_bias has no gradient
     input.token_ids, .targets      i32 (B, S); target -100: does not count
     output.logits, .hidden         f64 (B, S, V), (B, S, D): hidden is the input of the LM head
     output.lm_loss                 f64, mean over the targets that count
@@ -35,6 +36,7 @@ GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden"
 IGNORED_TARGET = -100
 END_OF_DOCUMENT = 256
 GRADIENT_ELEMENTS = 8  # per parameter
+BIAS = ".e_score_correction_bias"  # no parameter: training moves it, not a gradient
 
 
 # ---- The cases -----------------------------------------------------------------------------------
@@ -114,6 +116,26 @@ CASES = {
     "layer_list": make_case(
         2, 10, {"num_hidden_layers": 3, "num_key_value_heads": 1}, {"layer_freq": [0, 1, 1]}),
     "head_dim": make_case(2, 12, {"head_dim": 6}, {}),
+    "sigmoid_groups_bias": make_case(
+        3, 9, {"moe_intermediate_size": 6},
+        {"router": "sigmoid", "num_experts": 8, "top_k": 3, "n_group": 4, "topk_group": 2,
+         "router_bias_update_rate": 0.001, "routed_scaling_factor": 2.5, "z_loss_coef": 0.02}),
+    "sigmoid_top1": make_case(
+        2, 12, {}, {"router": "sigmoid", "top_k": 1, "load_balancing_scope": "micro_batch"}),
+    "softmax_groups_scaled": make_case(
+        3, 8, {"moe_intermediate_size": 8},
+        {"num_experts": 6, "top_k": 2, "n_group": 3, "topk_group": 1, "norm_topk_prob": False,
+         "routed_scaling_factor": 1.5, "router_bias_update_rate": 0.01,
+         "load_balancing_scope": "global_batch", "token_drop_policy": "capacity",
+         "drop_order": "probs", "capacity_scope": "sequence", "capacity_factor": 0.75,
+         "min_capacity": 1}),
+    "sinkhorn_top1": make_case(
+        2, 12, {"moe_intermediate_size": 12},
+        {"router": "sinkhorn", "top_k": 1, "load_balancing_loss_coef": 0.0, "z_loss_coef": 0.02}),
+    "sinkhorn_top2": make_case(
+        3, 8, {"moe_intermediate_size": 12},
+        {"router": "sinkhorn", "sinkhorn_iterations": 3, "load_balancing_loss_coef": 0.0,
+         "load_balancing_scope": "micro_batch"}),
 }
 
 
@@ -163,6 +185,8 @@ def parameter_shapes(config):
             add_swiglu(layer + "mlp", z.F)
             continue
         shapes[layer + "mlp.gate.weight"] = (z.E, z.D)
+        if config["moe"].get("router_bias_update_rate", 0) > 0:
+            shapes[layer + "mlp.gate" + BIAS] = (z.E,)
         shapes[layer + "mlp.experts.gate_proj.weight"] = (z.E, z.expert_F, z.D)
         if config["moe"]["expert_activation"] == "swiglu":
             shapes[layer + "mlp.experts.up_proj.weight"] = (z.E, z.expert_F, z.D)
@@ -181,6 +205,8 @@ def draw_weights(config, rng):
             weights[name] = 1 + 0.3 * normal
         elif name == "model.embed_tokens.weight":
             weights[name] = 0.5 * normal
+        elif name.endswith(BIAS):
+            weights[name] = 0.2 * normal
         else:
             weights[name] = normal / math.sqrt(shape[-1])
     return weights
@@ -277,16 +303,54 @@ def attention(x_SD, tokens_S, weights, name, config):
 
 def scopes_of(scope, z):
     """The slices of the batch's rows that a balance loss or a capacity is counted over."""
-    width = {"sequence": z.S, "micro_batch": z.B * z.S}[scope]
+    width = z.S if scope == "sequence" else z.B * z.S  # a global batch of one micro-batch
     return [slice(begin, begin + width) for begin in range(0, z.B * z.S, width)]
 
 
-def choose(probs_TE, k):
-    """The k most probable experts, best first, ties by lower index."""
-    return np.argsort(-probs_TE, axis=1, kind="stable")[:, :k]
+def choose(key_TE, k):
+    """The k experts of the largest key, best first, ties by lower index."""
+    return np.argsort(-key_TE, axis=1, kind="stable")[:, :k]
 
 
-def drop(expert_TA, probs_TE, config):
+def without_other_groups(key_TE, moe):
+    """Minus infinity outside the groups whose two largest keys have the largest sums."""
+    groups = moe.get("n_group", 1)
+    key_TGE = key_TE.reshape(len(key_TE), groups, -1)
+    of_group_TG = np.sort(key_TGE, axis=2)[:, :, -2:].sum(axis=2)
+    allowed_TG = np.zeros_like(of_group_TG, dtype=bool)
+    np.put_along_axis(allowed_TG, choose(of_group_TG, moe.get("topk_group", 1)), True, axis=1)
+    return np.where(allowed_TG[:, :, None], key_TGE, -np.inf).reshape(key_TE.shape)
+
+
+def sinkhorn(logits_TE, config):
+    """exp(logits), scaled by expert so that in each scope all experts have about the same."""
+    z, moe, key_TE = Sizes(config), config["moe"], np.empty_like(logits_TE)
+    for rows in scopes_of(moe["load_balancing_scope"], z):
+        cost_TE, of_expert = np.exp(logits_TE[rows]), np.ones(z.E)
+        for _ in range(moe.get("sinkhorn_iterations", 8)):
+            of_token = 1 / (len(cost_TE) * ((of_expert * cost_TE).sum(axis=1) + 1e-8))
+            of_expert = 1 / (z.E * ((of_token[:, None] * cost_TE).sum(axis=0) + 1e-8))
+        key_TE[rows] = of_expert * cost_TE
+    return key_TE
+
+
+def choose_experts(score_TE, logits_TE, bias_E, config):
+    moe, k = config["moe"], Sizes(config).A
+    if moe.get("router") == "sinkhorn":
+        return choose(sinkhorn(logits_TE, config), k)
+    return choose(without_other_groups(score_TE + bias_E, moe), k)
+
+
+def scores(logits_TE, moe):
+    """The scores of all experts, and the probabilities of the balance loss."""
+    router = moe.get("router", "softmax")
+    if router == "sigmoid" or (router == "sinkhorn" and moe["top_k"] == 1):
+        score_TE = 1 / (1 + np.exp(-logits_TE))
+        return score_TE, score_TE / score_TE.sum(axis=1, keepdims=True)
+    return softmax(logits_TE), softmax(logits_TE)
+
+
+def drop(expert_TA, score_TE, config):
     """-1 in place of the choices that exceed the capacity of their expert."""
     z, moe, kept = Sizes(config), config["moe"], expert_TA.copy()
     if moe["token_drop_policy"] == "dropless":
@@ -298,7 +362,7 @@ def drop(expert_TA, probs_TE, config):
         for e in range(z.E):
             choices = [(t, a) for t in tokens for a in range(z.A) if expert_TA[t, a] == e]
             if moe["drop_order"] == "probs":
-                choices.sort(key=lambda c: (-round(probs_TE[c[0], e] * 2**20), c[0]))
+                choices.sort(key=lambda c: (-round(score_TE[c[0], e] * 2**20), c[0]))
             else:
                 choices.sort(key=lambda c: (c[1], c[0]))
             for t, a in choices[capacity:]:
@@ -319,15 +383,17 @@ def moe_layer(x_TD, weights, name, config, routes):
     """Returns the output, the balance loss, the z-loss and the routes (given, or chosen here)."""
     z, moe = Sizes(config), config["moe"]
     logits_TE = x_TD @ weights[name + ".gate.weight"].T
-    probs_TE = softmax(logits_TE)
+    score_TE, probs_TE = scores(logits_TE, moe)
     if routes is None:
-        expert_TA = choose(probs_TE, z.A)
-        routes = expert_TA, drop(expert_TA, probs_TE, config)
+        bias_E = weights.get(name + ".gate" + BIAS, 0.0)
+        expert_TA = choose_experts(score_TE, logits_TE, bias_E, config)
+        routes = expert_TA, drop(expert_TA, score_TE, config)
     expert_TA, kept_TA = routes
 
-    weight_TA = np.take_along_axis(probs_TE, expert_TA, axis=1)
+    weight_TA = np.take_along_axis(score_TE, expert_TA, axis=1)
     if z.A > 1 and moe.get("norm_topk_prob", True):
         weight_TA = weight_TA / weight_TA.sum(axis=1, keepdims=True)
+    weight_TA = weight_TA * moe.get("routed_scaling_factor", 1.0)
 
     out_TD = np.zeros_like(x_TD)
     experts = {part: weights.get(f"{name}.experts.{part}_proj.weight")
@@ -429,6 +495,8 @@ def compute_case(name, config):
         return total_loss(forward(weights, ids, targets, config, result["routes"]), config)
 
     for parameter in sorted(weights):
+        if parameter.endswith(BIAS):
+            continue
         index = gradient_elements(weights, parameter, rng)
         tensors["gradient.index." + parameter] = index.astype(np.int32)
         tensors["gradient.value." + parameter] = np.array(

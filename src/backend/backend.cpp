@@ -75,9 +75,17 @@ int64_t Arena::capacity_bytes() const {
 
 Arena::Scope::Scope(Arena& arena) : arena_(arena), block_(arena.block_), used_(arena.used_) {}
 
-Arena::Scope::~Scope() {
-  arena_.block_ = block_;
-  arena_.used_ = used_;
+Arena::Scope::~Scope() { arena_.give_back(block_, used_); }
+
+void Arena::give_back(size_t first_block, int64_t first_byte) {
+  for (size_t i = first_block; i <= block_ && i < blocks_.size(); ++i) {
+    const int64_t begin = i == first_block ? first_byte : 0;
+    const int64_t end = i == block_ ? used_ : blocks_[i].bytes();
+    if (begin < end)
+      backend_->released(backend_->compute_queue(), blocks_[i].data() + begin, end - begin);
+  }
+  block_ = first_block;
+  used_ = first_byte;
 }
 
 }  // namespace switchyard

@@ -78,6 +78,10 @@ class Backend {
   virtual void upload(Queue queue, Tensor device, const void* host) = 0;
   virtual void download(Queue queue, void* host, Tensor device) = 0;
 
+  // A scope of an arena has given memory back: what `queue` is asked to do from now on may use it
+  // for something else. A backend that looks for mistakes listens; the others have nothing to do.
+  virtual void released(Queue /*queue*/, std::byte* /*memory*/, int64_t /*bytes*/) {}
+
   const MemoryReport& memory() const { return memory_; }
 
  protected:
@@ -113,6 +117,8 @@ class Buffer {
 
 // Memory in stack order. Tensors live until the Scope in which they were made closes; the blocks
 // stay, so that a step of a size already seen allocates nothing. Contents are undefined at first.
+// It belongs to the compute queue: the order of its scopes is the order of that queue's work, and
+// what another queue does with a tensor is waited for there before the scope closes.
 class Arena {
  public:
   explicit Arena(Backend& backend) : backend_(&backend) {}
@@ -141,6 +147,8 @@ class Arena {
   };
 
  private:
+  void give_back(size_t first_block, int64_t first_byte);
+
   Backend* backend_;
   std::vector<Buffer> blocks_;
   size_t block_ = 0;  // the block being filled

@@ -1,7 +1,8 @@
 // Ops: all the mathematics of the project, on one page.
 //
 // Each function has the granularity of one fused GPU kernel (or one GEMM). The public function is
-// the contract: it states shapes and checks them (ops.cpp); the private do_... is the backend.
+// the contract: it states shapes and checks them (ops.cpp, ops_moe.cpp); the private do_... is the
+// backend.
 // Outputs come first. All tensors are contiguous, row-major and on the backend's device. "+=" means
 // that the result is added to what the output holds; every other output is overwritten, and may
 // hold anything before. Zero rows (T = 0, R = 0) are legal everywhere.
@@ -29,6 +30,16 @@ inline constexpr int32_t kIgnoredTarget = -100;
 
 enum class Activation { kSwiGLU, kReLU, kGELU };  // GELU: exact, x * Phi(x)
 enum class DropOrder { kProbs, kPosition };
+
+enum class RouterScore { kSoftmax, kSigmoid };
+// How a token's scores become its choice of experts and their gate weights.
+struct RouterRule {
+  RouterScore score = RouterScore::kSoftmax;
+  bool normalize = true;  // weights: scores / sum of the chosen
+  double scale = 1;       // of the weights, after that
+  // Choice within the best `top_groups` of `num_groups` groups of consecutive experts.
+  int64_t num_groups = 1, top_groups = 1;
+};
 
 // The numbers that change from step to step. They live in one small f64 device tensor, so that no
 // kernel argument changes between steps and the host never waits for one of them.
@@ -119,29 +130,55 @@ class Ops {
                            Tensor gate_RF, Tensor up_RF, Tensor weight_R, Activation activation);
 
   // ---- Router (all of it acc, but for the x of jitter) ----
-  // probs = softmax(logits) over all experts; expert = the A largest (ties: lower index), largest
-  // first; score = their probabilities; weight = score / sum of the A scores if `normalize`, else
-  // score. z_sum (1) f64 += sum_t lse_t^2, lse_t = log sum_e exp(logits[t,e]). With
-  // `expert_is_given`, expert_TA is an input (replayed or forced routing) and only the rest is
-  // computed.
+  // probs = the scores of all experts, softmax(logits) or sigmoid(logits). expert = the A largest
+  // of score + bias, largest first (ties: lower index); bias_E (f64) may be none. With groups: only
+  // experts of the `top_groups` groups whose two largest score + bias have the largest sums (ties:
+  // lower group; arXiv 2412.19437). score = the scores of the chosen, without bias. weight =
+  // scale * score / (sum of the A scores) if `normalize`, else scale * score; for sigmoids, as in
+  // DeepSeek-V3, 1e-20 is added to the sum. lse_t = log sum_e exp(logits[t,e]); z_sum (1) f64 +=
+  // sum_t lse_t^2. entropy_sum (1) f64 += sum_t -sum_e P log P, in nats, where P are the
+  // probabilities of the balance loss: the softmax, or each sigmoid's share of their sum. With
+  // `expert_is_given`, expert_TA is an input and only the rest is computed.
   void router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA, Tensor score_TA,
-                      Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
-                      bool expert_is_given);
-  // Counts and probability mass per scope (f64): row t belongs to scope
+                      Tensor weight_TA, Tensor z_sum, Tensor entropy_sum, Tensor logits_TE,
+                      Tensor bias_E, const RouterRule& rule, bool expert_is_given);
+  // Counts and probability mass (sum of the P above) per scope (f64): row t belongs to scope
   // (first_row + t) / rows_per_scope. The rows need not cover all scopes, nor any scope wholly.
   void router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
-                         Tensor probs_TE, int64_t first_row, int64_t rows_per_scope);
+                         Tensor probs_TE, RouterScore score, int64_t first_row,
+                         int64_t rows_per_scope);
   // Balance loss of each scope of n = `tokens_per_scope` tokens: E * sum_e f_e P_e with
-  // f_e = count / (A n), P_e = prob_sum / n (Switch, arXiv 2101.03961; 1 when balanced).
-  // loss_sum (1) f64 += sum over scopes; prob_gradient_SE = d(loss of scope)/d(prob) = E f_e / n.
+  // f_e = count / (A N), P_e = prob_sum / n (Switch, arXiv 2101.03961; 1 when balanced). The counts
+  // are of N = `counted_tokens` tokens: the scope's own, or more (arXiv 2501.11873).
+  // loss_sum (1) f64 += sum over scopes; prob_gradient_SE = d(loss of scope)/d(P of a token) =
+  // E f_e / n.
   void balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
-                    Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k);
+                    Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t counted_tokens,
+                    int64_t top_k);
   // dlogits from dweight (gradient of weight_TA), the balance loss (balance_scale * prob_gradient)
-  // and the z-loss (z_scale * lse^2). Scopes as in router_statistics.
+  // and the z-loss (z_scale * lse^2). Scopes as in router_statistics. The choice and the bias have
+  // no gradient. logits_TE: given for sigmoids, none for the softmax.
   void router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
-                       Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor prob_gradient_SE,
-                       int64_t first_row, int64_t rows_per_scope, double balance_scale,
-                       double z_scale, bool normalize);
+                       Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor logits_TE,
+                       Tensor prob_gradient_SE, const RouterRule& rule, int64_t first_row,
+                       int64_t rows_per_scope, double balance_scale, double z_scale);
+  // Sinkhorn's iteration (S-BASE, arXiv 2202.01169) towards factors of tokens and experts with
+  // which the costs of each scope of n tokens have equal row sums and equal column sums; all in
+  // f64. The sums of ranks can be added up between the two steps of a round. Scopes as in
+  // router_statistics.
+  void sinkhorn_costs(Queue q, Tensor cost_TE,
+                      Tensor logits_TE);  // exp(logit - largest of the token)
+  // sum_SE = sum over the tokens here of factor_t cost, factor_t = 1 / (n (sum_e factor cost +
+  // 1e-8))
+  void sinkhorn_sums(Queue q, Tensor sum_SE, Tensor factor_SE, Tensor cost_TE, int64_t first_row,
+                     int64_t rows_per_scope);
+  void sinkhorn_factors(Queue q, Tensor factor_SE, Tensor sum_SE);  // 1 / (E (sum + 1e-8))
+  // expert = the A largest of factor * cost, largest first, ties: lower index.
+  void sinkhorn_choice(Queue q, Tensor expert_TA, Tensor factor_SE, Tensor cost_TE,
+                       int64_t first_row, int64_t rows_per_scope);
+  // Balancing without a loss (arXiv 2408.15664): bias_E (f64) += rate * sign(mean count - count),
+  // count_E1 as of expert_load, its last entry ignored. Nothing when kSkipStep.
+  void update_router_bias(Queue q, Tensor bias_E, Tensor count_E1, Tensor scalars, double rate);
   // expert[t,a] = ((first_token + t) * A + a) mod E: perfectly balanced, for benchmarks and tests.
   void balanced_choice(Queue q, Tensor expert_TA, int64_t first_token, int64_t num_experts);
   // y = x * U(1-eps, 1+eps), number (first_row + t) * D + d of the stream (key, stream).
@@ -269,17 +306,28 @@ class Ops {
                                       Tensor dy_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
                                       Activation activation) = 0;
   virtual void do_router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA,
-                                 Tensor score_TA, Tensor weight_TA, Tensor z_sum, Tensor logits_TE,
-                                 bool normalize, bool expert_is_given) = 0;
+                                 Tensor score_TA, Tensor weight_TA, Tensor z_sum,
+                                 Tensor entropy_sum, Tensor logits_TE, Tensor bias_E,
+                                 const RouterRule& rule, bool expert_is_given) = 0;
   virtual void do_router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
-                                    Tensor probs_TE, int64_t first_row, int64_t rows_per_scope) = 0;
+                                    Tensor probs_TE, RouterScore score, int64_t first_row,
+                                    int64_t rows_per_scope) = 0;
   virtual void do_balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
-                               Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k) = 0;
+                               Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t counted_tokens,
+                               int64_t top_k) = 0;
   virtual void do_router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
-                                  Tensor weight_TA, Tensor probs_TE, Tensor lse_T,
-                                  Tensor prob_gradient_SE, int64_t first_row,
-                                  int64_t rows_per_scope, double balance_scale, double z_scale,
-                                  bool normalize) = 0;
+                                  Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor logits_TE,
+                                  Tensor prob_gradient_SE, const RouterRule& rule,
+                                  int64_t first_row, int64_t rows_per_scope, double balance_scale,
+                                  double z_scale) = 0;
+  virtual void do_sinkhorn_costs(Queue q, Tensor cost_TE, Tensor logits_TE) = 0;
+  virtual void do_sinkhorn_sums(Queue q, Tensor sum_SE, Tensor factor_SE, Tensor cost_TE,
+                                int64_t first_row, int64_t rows_per_scope) = 0;
+  virtual void do_sinkhorn_factors(Queue q, Tensor factor_SE, Tensor sum_SE) = 0;
+  virtual void do_sinkhorn_choice(Queue q, Tensor expert_TA, Tensor factor_SE, Tensor cost_TE,
+                                  int64_t first_row, int64_t rows_per_scope) = 0;
+  virtual void do_update_router_bias(Queue q, Tensor bias_E, Tensor count_E1, Tensor scalars,
+                                     double rate) = 0;
   virtual void do_balanced_choice(Queue q, Tensor expert_TA, int64_t first_token,
                                   int64_t num_experts) = 0;
   virtual void do_jitter(Queue q, Tensor y_TD, Tensor x_TD, double eps, uint64_t key,

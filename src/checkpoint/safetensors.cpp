@@ -22,11 +22,9 @@ constexpr int64_t kMaxHeaderBytes = 100'000'000;
 constexpr int kMaxHeaderDepth = 3;  // object of objects with lists; json::dump() recurses
 constexpr const char* kMetadataKey = "__metadata__";
 
-constexpr std::pair<DType, const char*> kDTypeNames[] = {{DType::kF32, "F32"},
-                                                         {DType::kF64, "F64"},
-                                                         {DType::kI32, "I32"},
-                                                         {DType::kI64, "I64"},
-                                                         {DType::kU8, "U8"}};
+constexpr std::pair<DType, const char*> kDTypeNames[] = {
+    {DType::kF32, "F32"}, {DType::kF64, "F64"}, {DType::kBF16, "BF16"},
+    {DType::kI32, "I32"}, {DType::kI64, "I64"}, {DType::kU8, "U8"}};
 
 const char* format_name(DType dtype) {
   for (const auto& [known, name] : kDTypeNames)
@@ -72,8 +70,9 @@ DType parse_dtype(const json& value, const std::string& where) {
   for (const auto& [dtype, name] : kDTypeNames)
     if (value == name) return dtype;
   fail(ExitCode::kData, __FILE__, __LINE__,
-       fmt::format("{}: dtype {} found, expected one of F32, F64, I32, I64, U8: convert the tensor",
-                   where, value.dump()));
+       fmt::format(
+           "{}: dtype {} found, expected one of F32, F64, BF16, I32, I64, U8: convert the tensor",
+           where, value.dump()));
 }
 
 std::vector<int64_t> parse_sizes(const json& value, const char* key, const std::string& where) {

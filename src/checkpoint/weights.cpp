@@ -1,38 +1,101 @@
 #include "checkpoint/weights.h"
 
-#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
+#include "checkpoint/box.h"
 #include "checkpoint/safetensors.h"
 #include "comm/collective_error.h"
 
 namespace switchyard {
 namespace {
 
-// A parameter of all experts is one file entry per expert; any other is one entry.
-struct FileEntry {
+// A tensor of the file, and what this rank holds of it.
+struct HeldTensor {
   std::string name;
-  std::vector<int64_t> shape;
+  TensorInfo info;  // of the whole
+  Box box;
+  Tensor data;
 };
 
-// "a.experts.up_proj.weight" and 3 to "a.experts.3.up_proj.weight".
-std::string name_of_expert(const std::string& name, int64_t expert) {
-  const std::string_view marker = ".experts.";
-  const size_t at = name.find(marker);
-  SY_CHECK(at != std::string::npos, "expert parameter \"{}\" has no \"{}\" in its name", name,
-           marker);
-  return fmt::format("{}{}.{}", name.substr(0, at + marker.size()), expert,
-                     name.substr(at + marker.size()));
+std::vector<int64_t> without_first(const std::vector<int64_t>& dims) {
+  return {dims.begin() + 1, dims.end()};
 }
 
-// The entries that hold rows [first, first + count) of dim 0.
-std::vector<FileEntry> entries_of(const Parameter& parameter, int64_t first, int64_t count) {
-  if (parameter.group == ReplicaGroup::kDense) return {{parameter.name, parameter.global_shape}};
-  std::vector<FileEntry> entries;
-  for (int64_t expert = first; expert < first + count; ++expert)
-    entries.push_back({name_of_expert(parameter.name, expert),
-                       {parameter.global_shape.begin() + 1, parameter.global_shape.end()}});
-  return entries;
+// A parameter of all experts is one tensor per expert; any other is one.
+std::vector<HeldTensor> held_of(const Parameter& parameter) {
+  if (parameter.numel() == 0) return {};
+  const DType dtype = parameter.weight.dtype();
+  if (parameter.group == ReplicaGroup::kDense)
+    return {{.name = parameter.name,
+             .info = {dtype, parameter.global_shape},
+             .box = {parameter.offset, parameter.shape},
+             .data = parameter.weight}};
+  std::vector<HeldTensor> experts;
+  for (int64_t i = 0; i < parameter.shape[0]; ++i)
+    experts.push_back({.name = name_of_expert(parameter, parameter.offset[0] + i),
+                       .info = {dtype, without_first(parameter.global_shape)},
+                       .box = {without_first(parameter.offset), without_first(parameter.shape)},
+                       .data = parameter.weight.rows(i, 1)});
+  return experts;
+}
+
+HeldTensor held_of(const StateTensor& state) {
+  const std::vector<int64_t> shape(state.tensor.shape().begin(), state.tensor.shape().end());
+  return {.name = state.name,
+          .info = {state.tensor.dtype(), shape},
+          .box = {std::vector<int64_t>(shape.size(), 0), shape},
+          .data = state.tensor};
+}
+
+bool is_first_holder(const Parameter& parameter, const ProcessGrid& grid) {
+  const Communicator& sharers = parameter.group == ReplicaGroup::kDense ? grid.dp() : grid.edp();
+  const Communicator* copies = copies_of(parameter.copies, grid);
+  return sharers.rank() == 0 && (copies == nullptr || copies->rank() == 0);
+}
+
+// What this rank brings to the file, by name.
+std::map<std::string, HeldTensor> contributions(const ParameterList& parameters,
+                                                const StateList& state, const ProcessGrid& grid) {
+  std::map<std::string, HeldTensor> mine;
+  for (const Parameter* parameter : parameters)
+    if (is_first_holder(*parameter, grid))
+      for (HeldTensor& held : held_of(*parameter)) mine.emplace(held.name, held);
+  if (grid.dp().rank() == 0 && grid.tp().rank() == 0)
+    for (const StateTensor& tensor : state) mine.emplace(tensor.name, held_of(tensor));
+  return mine;
+}
+
+// A tensor of the file, and which rank brings which part of it.
+struct WholeTensor {
+  TensorInfo info;
+  std::map<int, Box> box_of_rank = {};
+};
+using Contents = std::map<std::string, WholeTensor>;
+
+// Of the whole file, on every rank.
+Contents agree_on_contents(const std::map<std::string, HeldTensor>& mine, Communicator& world) {
+  nlohmann::json declared = nlohmann::json::array();
+  for (const auto& [name, held] : mine)
+    declared.push_back({name, held.info.dtype, held.info.shape, held.box.offset, held.box.shape});
+  const std::vector<std::string> lists = world.gather_host(declared.dump(), 0);
+  std::string all = fmt::format("[{}]", fmt::join(lists, ","));
+  world.broadcast_host(all, 0);
+
+  Contents contents;
+  int rank = 0;
+  for (const auto& list : nlohmann::json::parse(all)) {
+    for (const auto& [name, dtype, shape, box_offset, box_shape] :
+         list.get<std::vector<std::tuple<std::string, DType, std::vector<int64_t>,
+                                         std::vector<int64_t>, std::vector<int64_t>>>>()) {
+      WholeTensor& tensor = contents.try_emplace(name, WholeTensor{{dtype, shape}}).first->second;
+      tensor.box_of_rank[rank] = {box_offset, box_shape};
+    }
+    ++rank;
+  }
+  return contents;
 }
 
 std::string download_bytes(Tensor device, Backend& backend) {
@@ -42,23 +105,18 @@ std::string download_bytes(Tensor device, Backend& backend) {
   return bytes;
 }
 
-// The whole parameter on world rank 0; anything on the other ranks.
-std::string gather_on_first_rank(const Parameter& parameter, Backend& backend,
-                                 const ProcessGrid& grid) {
-  std::string mine = download_bytes(parameter.weight, backend);
-  if (parameter.group == ReplicaGroup::kDense) return mine;
-  std::string all;
-  for (const std::string& slice : grid.ep().gather_host(mine, 0)) all += slice;
-  return all;
-}
-
-void write_entries(SafetensorsWriter& writer, const Parameter& parameter,
-                   const std::string& bytes) {
-  const auto entries = entries_of(parameter, 0, parameter.global_shape[0]);
-  const size_t entry_bytes = bytes.size() / entries.size();
-  for (size_t i = 0; i < entries.size(); ++i)
-    writer.write(entries[i].name,
-                 std::as_bytes(std::span(bytes.data() + i * entry_bytes, entry_bytes)));
+std::vector<std::byte> put_together(const std::string& name, const WholeTensor& tensor,
+                                    const std::vector<std::string>& parts) {
+  std::vector<std::byte> whole(static_cast<size_t>(tensor.info.bytes()));
+  size_t copied = 0;
+  for (const auto& [rank, box] : tensor.box_of_rank) {
+    const std::string& part = parts[static_cast<size_t>(rank)];
+    copy_into(whole, tensor.info, box, std::as_bytes(std::span(part)));
+    copied += part.size();
+  }
+  SY_CHECK(copied == whole.size(), "the ranks brought {} bytes of tensor \"{}\", which has {}",
+           copied, name, whole.size());
+  return whole;
 }
 
 std::string shape_text(const std::vector<int64_t>& shape) {
@@ -67,23 +125,25 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-void save_weights(const std::string& path, const ParameterList& parameters, Backend& backend,
-                  const ProcessGrid& grid) {
+void save_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
+                  Backend& backend, const ProcessGrid& grid) {
   Communicator& world = grid.world();
   const bool writes = world.rank() == 0;
+  const std::map<std::string, HeldTensor> mine = contributions(parameters, state, grid);
+  const Contents contents = agree_on_contents(mine, world);
   std::optional<SafetensorsWriter> writer;
   agree(world, [&] {
     if (!writes) return;
     std::map<std::string, TensorInfo> tensors;
-    for (const Parameter* parameter : parameters)
-      for (const FileEntry& entry : entries_of(*parameter, 0, parameter->global_shape[0]))
-        tensors[entry.name] = {parameter->weight.dtype(), entry.shape};
+    for (const auto& [name, tensor] : contents) tensors.emplace(name, tensor.info);
     writer.emplace(path, tensors, Metadata{{"format", "pt"}});
   });
-  for (const Parameter* parameter : parameters) {
-    const std::string bytes = gather_on_first_rank(*parameter, backend, grid);
+  for (const auto& [name, tensor] : contents) {
+    const auto held = mine.find(name);
+    const std::vector<std::string> parts = world.gather_host(
+        held == mine.end() ? std::string() : download_bytes(held->second.data, backend), 0);
     agree(world, [&] {
-      if (writes) write_entries(*writer, *parameter, bytes);
+      if (writes) writer->write(name, put_together(name, tensor, parts));
     });
   }
   agree(world, [&] {
@@ -91,24 +151,21 @@ void save_weights(const std::string& path, const ParameterList& parameters, Back
   });
 }
 
-void load_weights(const std::string& path, const ParameterList& parameters, Backend& backend) {
+void load_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
+                  Backend& backend) {
   const SafetensorsFile file(path);
-  for (const Parameter* parameter : parameters) {
-    std::vector<std::byte> bytes;
-    for (const FileEntry& entry :
-         entries_of(*parameter, parameter->offset[0], parameter->shape[0])) {
-      SY_REQUIRE(kData, file.contains(entry.name), "{}: tensor \"{}\" is missing", path,
-                 entry.name);
-      const TensorInfo& info = file.info(entry.name);
-      const TensorInfo expected{parameter->weight.dtype(), entry.shape};
-      SY_REQUIRE(kData, info == expected, "{}: tensor \"{}\" is {} {}, expected {} {}", path,
-                 entry.name, name_of(info.dtype), shape_text(info.shape), name_of(expected.dtype),
-                 shape_text(expected.shape));
-      const std::vector<std::byte> read = file.read(entry.name);
-      bytes.insert(bytes.end(), read.begin(), read.end());
-    }
-    backend.upload(backend.compute_queue(), parameter->weight, bytes.data());
-  }
+  const auto load = [&](const HeldTensor& held) {
+    SY_REQUIRE(kData, file.contains(held.name), "{}: tensor \"{}\" is missing", path, held.name);
+    const TensorInfo& info = file.info(held.name);
+    SY_REQUIRE(kData, info == held.info, "{}: tensor \"{}\" is {} {}, expected {} {}", path,
+               held.name, name_of(info.dtype), shape_text(info.shape), name_of(held.info.dtype),
+               shape_text(held.info.shape));
+    const std::vector<std::byte> part = cut_out(file.read(held.name), info, held.box);
+    backend.upload(backend.compute_queue(), held.data, part.data());
+  };
+  for (const Parameter* parameter : parameters)
+    for (const HeldTensor& held : held_of(*parameter)) load(held);
+  for (const StateTensor& tensor : state) load(held_of(tensor));
 }
 
 std::vector<Buffer> allocate_weights(const ParameterList& parameters, Backend& backend,

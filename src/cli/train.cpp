@@ -24,6 +24,10 @@ std::string read_text(const std::string& path) {
 
 }  // namespace
 
+RunConfig read_config(const ConfigOptions& options, int num_ranks) {
+  return load_config({options.path, read_text(options.path), options.overrides}, num_ranks);
+}
+
 RunConfig read_config(const ConfigOptions& options, Communicator& world) {
   std::string text;
   agree(world, [&] {

@@ -15,7 +15,10 @@ struct ConfigOptions {
   std::vector<std::string> overrides;  // --set a.b=value
 };
 
-// Rank 0 reads the file, all ranks parse it for `num_ranks`. Collective; throws CollectiveError.
+// On this process alone, for a job of `num_ranks` ranks.
+RunConfig read_config(const ConfigOptions& options, int num_ranks);
+// Rank 0 reads the file, all ranks parse it for the ranks of `world`. Collective; throws
+// CollectiveError.
 RunConfig read_config(const ConfigOptions& options, Communicator& world);
 
 // Warns when this rank's affinity mask holds fewer cores than it has threads, or than its share of

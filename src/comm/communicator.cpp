@@ -180,10 +180,15 @@ void Communicator::finish(Event event) const {
 
 void Communicator::barrier() { all_gather_host(0); }
 
+// out = `mine` of every rank, host values.
+void Communicator::all_gather_values(Tensor out, Tensor mine) {
+  Communicator& host = for_host_values();
+  host.finish(host.do_all_gather(out, mine, same_counts(mine.numel()), {}));
+}
+
 std::vector<int64_t> Communicator::all_gather_host(int64_t value) {
   std::vector<int64_t> values(static_cast<size_t>(size_));
-  finish(
-      do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), same_counts(1), {}));
+  all_gather_values(view_of(std::span(values)), view_of(std::span(&value, 1)));
   return values;
 }
 
@@ -192,22 +197,22 @@ std::vector<int64_t> Communicator::all_to_all_host(std::span<const int64_t> valu
            who(), values.size());
   std::vector<int64_t> sent(values.begin(), values.end()), received(values.size());
   const std::vector<int64_t> counts = same_counts(static_cast<int64_t>(values.size()) / size_);
-  finish(do_all_to_all(view_of(std::span(received)), counts, view_of(std::span(sent)), counts, {}));
+  Communicator& host = for_host_values();
+  host.finish(host.do_all_to_all(view_of(std::span(received)), counts, view_of(std::span(sent)),
+                                 counts, {}));
   return received;
 }
 
 void Communicator::all_reduce_sum_host(std::span<double> values) {
   std::vector<double> gathered(values.size() * static_cast<size_t>(size_));
-  finish(do_all_gather(view_of(std::span(gathered)), view_of(values),
-                       same_counts(static_cast<int64_t>(values.size())), {}));
+  all_gather_values(view_of(std::span(gathered)), view_of(values));
   std::copy_n(gathered.begin(), values.size(), values.begin());
   for (size_t i = values.size(); i < gathered.size(); ++i) values[i % values.size()] += gathered[i];
 }
 
 double Communicator::all_reduce_max_host(double value) {
   std::vector<double> values(static_cast<size_t>(size_));
-  finish(
-      do_all_gather(view_of(std::span(values)), view_of(std::span(&value, 1)), same_counts(1), {}));
+  all_gather_values(view_of(std::span(values)), view_of(std::span(&value, 1)));
   return std::accumulate(values.begin(), values.end(), values[0],
                          [](double max, double x) { return x > max || std::isnan(x) ? x : max; });
 }
@@ -215,9 +220,10 @@ double Communicator::all_reduce_max_host(double value) {
 void Communicator::broadcast_host(std::string& bytes, int root) {
   check_member("broadcast_host from", root);
   auto length = static_cast<int64_t>(bytes.size());
-  finish(do_broadcast(view_of(std::span(&length, 1)), root, {}));
+  Communicator& host = for_host_values();
+  host.finish(host.do_broadcast(view_of(std::span(&length, 1)), root, {}));
   bytes.resize(static_cast<size_t>(length));
-  finish(do_broadcast(view_of(bytes), root, {}));
+  host.finish(host.do_broadcast(view_of(bytes), root, {}));
 }
 
 std::vector<std::string> Communicator::gather_host(const std::string& bytes, int root) {
@@ -227,7 +233,8 @@ std::vector<std::string> Communicator::gather_host(const std::string& bytes, int
   send_bytes[static_cast<size_t>(root)] = static_cast<int64_t>(bytes.size());
   if (rank_ == root) receive_bytes = lengths;
   std::string sent = bytes, received(static_cast<size_t>(sum_of(receive_bytes)), '\0');
-  finish(do_all_to_all(view_of(received), receive_bytes, view_of(sent), send_bytes, {}));
+  Communicator& host = for_host_values();
+  host.finish(host.do_all_to_all(view_of(received), receive_bytes, view_of(sent), send_bytes, {}));
 
   std::vector<std::string> parts;
   if (rank_ != root) return parts;

@@ -131,6 +131,7 @@ class Communicator {
   Event reduce_scatter_counts(Tensor out, Tensor input, std::span<const int64_t> counts,
                               Event after);
   Event all_gather_counts(Tensor out, Tensor input, std::span<const int64_t> counts, Event after);
+  void all_gather_values(Tensor out, Tensor mine);
 
   // Called after sizes have been checked. Those with `counts` get flat tensors, counts[r] elements
   // of them for each rank r.
@@ -146,6 +147,9 @@ class Communicator {
   virtual Event do_broadcast(Tensor x, int root, Event after) = 0;
   virtual Event do_send_receive(std::span<const Message> sends, std::span<const Message> receives,
                                 Event after) = 0;
+  // Who carries the values of the _host functions: another communicator of the same ranks where
+  // tensors do not travel through the host.
+  virtual Communicator& for_host_values() { return *this; }
 
   int rank_;
   int size_;

@@ -21,16 +21,18 @@ void MpiExchange::post(std::span<const MpiMessage> sends, std::span<const MpiMes
   requests_.clear();
   expected_bytes_.clear();
   num_done_ = 0;
-  for (const auto& [tensor, peer, tag] : receives) {
-    for_each_piece(tensor, [&](std::byte* data, int bytes) {
-      check(MPI_Irecv(data, bytes, MPI_BYTE, peer, tag, comm_, &requests_.emplace_back()),
+  for (const MpiMessage& message : receives) {
+    for_each_piece(message.tensor, [&](std::byte* data, int bytes) {
+      check(MPI_Irecv(data, bytes, MPI_BYTE, message.peer, message.tag, comm_,
+                      &requests_.emplace_back()),
             "MPI_Irecv");
       expected_bytes_.push_back(bytes);
     });
   }
-  for (const auto& [tensor, peer, tag] : sends) {
-    for_each_piece(tensor, [&](std::byte* data, int bytes) {
-      check(MPI_Isend(data, bytes, MPI_BYTE, peer, tag, comm_, &requests_.emplace_back()),
+  for (const MpiMessage& message : sends) {
+    for_each_piece(message.tensor, [&](std::byte* data, int bytes) {
+      check(MPI_Isend(data, bytes, MPI_BYTE, message.peer, message.tag, comm_,
+                      &requests_.emplace_back()),
             "MPI_Isend");
     });
   }

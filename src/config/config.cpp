@@ -73,25 +73,8 @@ void resolve(RunConfig& config, int num_ranks) {
 
 void refuse_unbuilt(const RunConfig& config) {
   Report report("this version cannot train with");
-  const auto refuse = [&](bool asked_for, const char* pointer, const std::string& advice) {
-    if (asked_for) report.add(pointer, advice);
-  };
-  refuse(!config.training.trainable.empty() || !config.training.frozen.empty(), "/training",
-         "freezing parameters is not built yet, leave out trainable and frozen");
-  refuse(config.moe.router != RouterKind::kSoftmax, "/moe/router", "only \"softmax\" is built yet");
-  refuse(config.moe.n_group > 1, "/moe/n_group", "group-limited choice is not built yet");
-  refuse(config.moe.router_bias_update_rate > 0, "/moe/router_bias_update_rate",
-         "balancing by a bias is not built yet, set it to 0");
-  refuse(config.moe.routed_scaling_factor != 1, "/moe/routed_scaling_factor",
-         "scaling gate weights is not built yet, set it to 1");
-  refuse(config.device == Device::kCuda, "/device",
-         "the CUDA backend is not built yet, set it to \"cpu\"");
-  refuse(config.moe.enabled && config.moe.load_balancing_scope == BalanceScope::kGlobalBatch,
-         "/moe/load_balancing_scope",
-         "\"global_batch\" is not built yet, use \"micro_batch\" or \"sequence\"");
-  refuse(config.moe.enabled && config.moe.capacity_scope == BalanceScope::kGlobalBatch,
-         "/moe/capacity_scope",
-         "\"global_batch\" is not built yet, use \"micro_batch\" or \"sequence\"");
+  if (config.device == Device::kCuda)
+    report.add("/device", "the CUDA backend is not built yet, set it to \"cpu\"");
   report.throw_if_any();
 }
 

@@ -8,14 +8,30 @@ namespace {
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
-// cost[i]: of the model before block i, without the head. The embedding copies a row per token.
-std::vector<double> costs_before(const RunConfig& config) {
-  std::vector<double> cost = {0};
-  for (int layer = 0; layer < config.model.num_hidden_layers; ++layer)
-    cost.push_back(cost.back() + static_cast<double>(active_matmul_parameters(config, layer)) +
-                   static_cast<double>(attention_core_products(config)));
-  return cost;
-}
+// Costs of consecutive pieces of a model.
+class Costs {
+ public:
+  Costs(const RunConfig& config, size_t num_pieces)
+      : num_pieces_(num_pieces),
+        embedding_(static_cast<double>(config.model.hidden_size)),
+        head_(static_cast<double>(head_matmul_parameters(config))) {
+    for (int layer = 0; layer < config.model.num_hidden_layers; ++layer)
+      before_.push_back(before_.back() +
+                        static_cast<double>(active_matmul_parameters(config, layer)) +
+                        static_cast<double>(attention_core_products(config)));
+  }
+
+  // Of piece `piece` with the blocks from begin to end.
+  double of(size_t piece, size_t begin, size_t end) const {
+    return before_[end] - before_[begin] + (piece == 0 ? embedding_ : 0) +
+           (piece + 1 == num_pieces_ ? head_ : 0);
+  }
+
+ private:
+  size_t num_pieces_;
+  double embedding_, head_;
+  std::vector<double> before_ = {0};  // of all blocks before a block
+};
 
 }  // namespace
 
@@ -42,17 +58,22 @@ int64_t attention_core_products(const RunConfig& config) {
   return config.data.sequence_length * config.model.num_attention_heads * *config.model.head_dim;
 }
 
+std::vector<double> piece_costs(const RunConfig& config, const std::vector<int64_t>& blocks) {
+  const Costs costs(config, blocks.size());
+  std::vector<double> result;
+  size_t begin = 0;
+  for (const int64_t count : blocks) {
+    const size_t end = begin + static_cast<size_t>(count);
+    result.push_back(costs.of(result.size(), begin, end));
+    begin = end;
+  }
+  return result;
+}
+
 std::vector<int64_t> balanced_layers(const RunConfig& config, int num_pieces) {
-  const std::vector<double> before = costs_before(config);
-  const size_t layers = before.size() - 1;
-  const auto pieces = static_cast<size_t>(num_pieces);
-  const auto embedding = static_cast<double>(config.model.hidden_size);
-  const auto head = static_cast<double>(head_matmul_parameters(config));
-  // Of piece `piece` with the blocks from begin to end.
-  const auto cost_of = [&](size_t piece, size_t begin, size_t end) {
-    return before[end] - before[begin] + (piece == 0 ? embedding : 0) +
-           (piece + 1 == pieces ? head : 0);
-  };
+  const auto layers = static_cast<size_t>(config.model.num_hidden_layers),
+             pieces = static_cast<size_t>(num_pieces);
+  const Costs costs(config, pieces);
   // Two rounds of the same dynamic program over (piece, first block not yet given out): the
   // smallest maximum, then under that bound the smallest sum of squares.
   std::vector<std::vector<size_t>> begin_of(pieces, std::vector<size_t>(layers + 1));
@@ -63,7 +84,7 @@ std::vector<int64_t> balanced_layers(const RunConfig& config, int num_pieces) {
       std::vector<double> next(layers + 1, kNever);
       for (size_t end = 0; end <= layers; ++end)
         for (size_t begin = end + 1; begin-- > 0;) {
-          const double cost = cost_of(piece, begin, end);
+          const double cost = costs.of(piece, begin, end);
           if (cost > bound || join(0, cost) >= next[end]) break;  // it only grows
           if (const double total = join(best[begin], cost); total < next[end]) {
             next[end] = total;

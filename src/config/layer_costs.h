@@ -20,9 +20,12 @@ int64_t head_matmul_parameters(const RunConfig& config);
 // counted: half of 2 * sequence_length keys.
 int64_t attention_core_products(const RunConfig& config);
 
-// Blocks of each of `num_pieces` consecutive pieces of the model, so that the most expensive piece
-// is as cheap as can be and the others are as even as that allows (earlier pieces take what is
-// over). The first piece has the embedding, the last the LM head; a piece may have no block.
+// Multiply-adds per token in the forward of each of consecutive pieces of the model with that many
+// blocks each. The first piece has the embedding too (a copy of one row), the last the LM head.
+std::vector<double> piece_costs(const RunConfig& config, const std::vector<int64_t>& blocks);
+
+// Blocks of each of `num_pieces` pieces, so that the most expensive piece is as cheap as can be and
+// the others are as even as that allows. A piece may have no block.
 std::vector<int64_t> balanced_layers(const RunConfig& config, int num_pieces);
 
 }  // namespace switchyard

@@ -81,6 +81,20 @@ void check_sinkhorn(const MoeConfig& moe, Report& report) {
     report.add("/moe/n_group",
                fmt::format("{}, but the router is \"sinkhorn\", which knows no groups; set it to 1",
                            moe.n_group));
+  if (moe.load_balancing_scope == BalanceScope::kGlobalBatch)
+    report.add(
+        "/moe/load_balancing_scope",
+        "\"global_batch\", but the router is \"sinkhorn\", which evens out the choices of a "
+        "scope at once, and a micro-batch's cannot depend on later ones; choose \"sequence\" "
+        "or \"micro_batch\"");
+}
+
+void check_capacity_scope(const MoeConfig& moe, Report& report) {
+  if (moe.capacity_scope == BalanceScope::kGlobalBatch)
+    report.add(
+        "/moe/capacity_scope",
+        "\"global_batch\": what an expert drops of a micro-batch cannot depend on later ones; "
+        "choose \"sequence\" or \"micro_batch\"");
 }
 
 }  // namespace
@@ -98,6 +112,7 @@ void resolve_moe(RunConfig& config, Report& report) {
                            moe.num_experts, moe.num_experts));
   check_groups(moe, report);
   check_sinkhorn(moe, report);
+  check_capacity_scope(moe, report);
 }
 
 }  // namespace switchyard

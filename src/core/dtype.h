@@ -20,6 +20,7 @@ struct BFloat16 {
   BFloat16() = default;
   constexpr explicit BFloat16(float value) : bits(rounded(value)) {}
   constexpr explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+  bool operator==(const BFloat16&) const = default;  // of the bits
 
   // The bits nearest to `value`.
   static constexpr uint16_t rounded(float value) {

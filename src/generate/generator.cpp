@@ -34,7 +34,7 @@ Generator::Generator(const RunConfig& config, Backend& backend, const ProcessGri
       statistics_(backend, num_moe_layers(config), config.moe.num_experts),
       activations_(backend),
       scratch_(backend) {
-  load_weights(weights_path, stage_.parameters(), backend);
+  load_weights(weights_path, stage_.parameters(), stage_.state(), backend);
 }
 
 void Generator::generate(std::vector<int32_t> tokens, int32_t end_of_document,

@@ -38,6 +38,7 @@ class Block {
 
   int layer() const { return layer_; }
   void append_parameters(ParameterList& list);
+  const Router* router() const { return moe_ ? &moe_->router() : nullptr; }  // of an MoE block
   Dispatcher::Traffic take_traffic();
 
  private:

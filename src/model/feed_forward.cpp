@@ -36,9 +36,11 @@ Tensor FeedForward::backward(Pass& pass, Tensor dy_TD, const Saved& saved_by_for
   Tensor dx_TD = pass.scratch.allocate_like(dy_TD);
   Arena::Scope scope(pass.scratch);
   Saved saved = saved_by_forward;
-  if (recompute_activation_) saved.down_proj.x_TK = activate(pass, pass.saved_in_backward(), saved);
+  if (recompute_activation_ && !down_proj_.weight().is_frozen())
+    saved.down_proj.x_TK = activate(pass, pass.saved_in_backward(), saved);
   const Tensor dpartial_TD = tp_.gather(pass, pass.scratch, dy_TD);
-  Tensor dactivated_TF = down_proj_.backward(pass, dpartial_TD, saved.down_proj);
+  Tensor dactivated_TF = pass.scratch.allocate_like(saved.gate_TF);
+  down_proj_.backward_into(pass, dactivated_TF, dpartial_TD, saved.down_proj);
   Tensor dgate_TF = pass.scratch.allocate_like(saved.gate_TF);
   Tensor dup_TF = pass.scratch.allocate_like(saved.up_TF);
   backend_.ops().activation_backward(pass.queue, dgate_TF, dup_TF, Tensor(), dactivated_TF,

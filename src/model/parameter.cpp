@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "comm/process_grid.h"
 #include "core/math.h"
 
 namespace switchyard {
@@ -59,6 +60,29 @@ void slice(Parameter& parameter, int dim, int index, int parts) {
            parameter.name, dim);
   parameter.shape[d] = div_exact(parameter.global_shape[d], parts);
   parameter.offset[d] = parameter.shape[d] * index;
+}
+
+std::string name_of_expert(const Parameter& parameter, int64_t expert) {
+  const std::string_view marker = ".experts.";
+  const size_t at = parameter.name.find(marker);
+  SY_CHECK(at != std::string::npos, "expert parameter \"{}\" has no \"{}\" in its name",
+           parameter.name, marker);
+  std::string name = parameter.name;
+  return name.insert(at + marker.size(), std::to_string(expert) + ".");
+}
+
+Communicator* copies_of(Copies copies, const ProcessGrid& grid) {
+  switch (copies) {
+    case Copies::kNone:
+      return nullptr;
+    case Copies::kTensor:
+      return &grid.tp();
+    case Copies::kKeyValue:
+      return &grid.kv();
+    case Copies::kTied:
+      return &grid.tied();
+  }
+  return nullptr;
 }
 
 }  // namespace switchyard

@@ -12,6 +12,9 @@
 
 namespace switchyard {
 
+class Communicator;
+class ProcessGrid;
+
 // Which ranks hold the same elements and share out their optimizer state.
 enum class ReplicaGroup {
   kDense,   // all data-parallel ranks (grid.dp())
@@ -77,5 +80,22 @@ Parameter sliced_parameter(std::string name, std::vector<int64_t> global_shape, 
 void slice(Parameter& parameter, int dim, int index, int parts);
 
 using ParameterList = std::vector<Parameter*>;
+
+// State of the model that no gradient changes: no parameter, but part of a checkpoint. Every rank
+// that has it holds the whole.
+struct StateTensor {
+  std::string name;
+  Tensor tensor;
+};
+using StateList = std::vector<StateTensor>;
+
+// The name under which users know expert `expert` of a parameter that holds all of them: in files
+// of weights and in patterns of what is trained. "a.experts.up_proj.weight" and 3 make
+// "a.experts.3.up_proj.weight". Other parameters go by their own name.
+std::string name_of_expert(const Parameter& parameter, int64_t expert);
+
+// The ranks that hold `copies` of the same elements, besides those of the replica group; null:
+// there are none.
+Communicator* copies_of(Copies copies, const ProcessGrid& grid);
 
 }  // namespace switchyard

@@ -40,6 +40,7 @@ struct Statistics {
   Tensor loss_sum;     // (1) sum of the losses of all targets that count
   Tensor balance_sum;  // (M) per MoE layer: sum of the balance losses of its scopes
   Tensor z_sum;        // (M) sum of logsumexp(router logits)^2
+  Tensor entropy_sum;  // (M) sum of the entropies of the tokens' expert probabilities, in nats
   Tensor expert_load;  // (M, E + 1) kept choices per expert; last: dropped choices
 };
 
@@ -54,6 +55,7 @@ struct Pass {
   Tensor scalars;                 // StepScalar values
   bool training = true;           // false: no jitter, evaluation capacity, no gradients
   int64_t num_micro_batches = 1;  // of the step: what losses that are means over the step divide by
+  int micro_batch = 0;            // of the step
   bool is_last_micro_batch = true;  // of the step
   int64_t random_stream = 0;        // index of this micro-batch since the start of training
   RoutingLog* routing = nullptr;    // records or replays the experts' choice (tests, proofs)
@@ -78,6 +80,7 @@ inline Pass Pass::with_activations(Arena& arena) const {
           .scalars = scalars,
           .training = training,
           .num_micro_batches = num_micro_batches,
+          .micro_batch = micro_batch,
           .is_last_micro_batch = is_last_micro_batch,
           .random_stream = random_stream,
           .routing = routing,

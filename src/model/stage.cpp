@@ -18,17 +18,18 @@ void tie(Parameter& parameter) {
 StatisticsBuffer::StatisticsBuffer(Backend& backend, int num_moe_layers, int num_experts)
     : backend_(backend) {
   const int64_t M = num_moe_layers, E1 = num_experts + 1;
-  buffer_ = Buffer(backend, (1 + M * (2 + E1)) * static_cast<int64_t>(sizeof(double)));
-  Tensor all = buffer_.tensor(DType::kF64, {1 + M * (2 + E1)});
+  buffer_ = Buffer(backend, (1 + M * (3 + E1)) * static_cast<int64_t>(sizeof(double)));
+  Tensor all = buffer_.tensor(DType::kF64, {1 + M * (3 + E1)});
   statistics_.loss_sum = all.rows(0, 1);
   statistics_.balance_sum = all.rows(1, M);
   statistics_.z_sum = all.rows(1 + M, M);
-  statistics_.expert_load = all.rows(1 + 2 * M, M * E1).reshape({M, E1});
+  statistics_.entropy_sum = all.rows(1 + 2 * M, M);
+  statistics_.expert_load = all.rows(1 + 3 * M, M * E1).reshape({M, E1});
 }
 
 void StatisticsBuffer::clear(Queue queue) {
-  for (Tensor tensor :
-       {statistics_.loss_sum, statistics_.balance_sum, statistics_.z_sum, statistics_.expert_load})
+  for (Tensor tensor : {statistics_.loss_sum, statistics_.balance_sum, statistics_.z_sum,
+                        statistics_.entropy_sum, statistics_.expert_load})
     backend_.ops().fill(queue, tensor, 0.0);
 }
 
@@ -40,6 +41,7 @@ StatisticsBuffer::Values StatisticsBuffer::download(Queue queue) {
   };
   copy(values.balance_sum, statistics_.balance_sum);
   copy(values.z_sum, statistics_.z_sum);
+  copy(values.entropy_sum, statistics_.entropy_sum);
   copy(values.expert_load, statistics_.expert_load);
   backend_.download(queue, &values.loss_sum, statistics_.loss_sum);
   backend_.host_wait(backend_.record(queue));
@@ -211,6 +213,19 @@ ParameterList Stage::parameters() {
   if (head_) head_->append_parameters(list);
   set_unit(first, head_unit_);
   return list;
+}
+
+void Stage::update_router_biases(Queue queue, Tensor scalars) const {
+  for (const Block& block : blocks_)
+    if (const Router* router = block.router()) router->update_bias(queue, scalars);
+}
+
+StateList Stage::state() const {
+  StateList state;
+  for (const Block& block : blocks_)
+    if (const Router* router = block.router())
+      if (const std::optional<StateTensor> bias = router->bias()) state.push_back(*bias);
+  return state;
 }
 
 Dispatcher::Traffic Stage::take_traffic() {

@@ -33,8 +33,8 @@ class StatisticsBuffer {
   // Copied to the host, laid out as in Statistics.
   struct Values {
     double loss_sum = 0;
-    std::vector<double> balance_sum, z_sum;  // (M)
-    std::vector<double> expert_load;         // (M, E + 1)
+    std::vector<double> balance_sum, z_sum, entropy_sum;  // (M)
+    std::vector<double> expert_load;                      // (M, E + 1)
   };
   Values download(Queue queue);
 
@@ -101,6 +101,11 @@ class Stage {
 
   // All parameters in the order of the layers; the pointers stay valid as long as the stage.
   ParameterList parameters();
+  // At the end of a step, when `scalars` says whether it is skipped; collective over the ranks that
+  // share the global micro-batch: moves the router biases (moe/router_bias.h).
+  void update_router_biases(Queue queue, Tensor scalars) const;
+  // The router biases, if the configuration asks for them.
+  StateList state() const;
   // Since the last call, over all layers.
   Dispatcher::Traffic take_traffic();
 

@@ -38,6 +38,7 @@ ZeroOptimizer::~ZeroOptimizer() {
   if (std::uncaught_exceptions() > 0) return;
   try {
     gather_.finish_all();
+    backend_.host_wait(backend_.record(backend_.compute_queue()));
   } catch (const Error&) {
     // The end of the job: whoever uses the communicator next hears of it.
   }
@@ -68,7 +69,7 @@ void ZeroOptimizer::finish_reduction() {
   const Queue queue = backend_.compute_queue();
   for (const FlatBuffer& group : groups_) {
     if (!group.layout().key.is_partial) continue;
-    Communicator* copies = copies_of(group.layout().key);
+    Communicator* copies = copies_of(group.layout().key.copies, grid_);
     SY_CHECK(copies != nullptr, "partial gradients of parameters that have no copies");
     for (size_t i = 0; i < group.layout().buckets.size(); ++i)
       backend_.wait(queue, copies->all_reduce_sum(group.my_gradients(i), backend_.record(queue)));
@@ -83,7 +84,7 @@ void ZeroOptimizer::clip_grads(Tensor scalars) {
   const Tensor norms = all.rows(0, num_ranks), mine = all.rows(num_ranks, 1);
   ops.fill(queue, mine, 0.0);
   for (const FlatBuffer& group : groups_) {
-    const Communicator* copies = copies_of(group.layout().key);
+    const Communicator* copies = copies_of(group.layout().key.copies, grid_);
     if (copies != nullptr && copies->rank() > 0) continue;  // the first copy stands for all
     for (size_t i = 0; i < group.layout().buckets.size(); ++i)
       ops.squared_norm_add(queue, mine, group.gradient_slice(i));
@@ -120,21 +121,6 @@ std::vector<MemoryOfGroup> ZeroOptimizer::memory() const {
   std::vector<MemoryOfGroup> memory;
   for (const FlatBuffer& group : groups_) memory.push_back(group.memory());
   return memory;
-}
-
-// The ranks that hold the same elements besides the sharers.
-Communicator* ZeroOptimizer::copies_of(const GroupKey& key) const {
-  switch (key.copies) {
-    case Copies::kNone:
-      return nullptr;
-    case Copies::kTensor:
-      return &grid_.tp();
-    case Copies::kKeyValue:
-      return &grid_.kv();
-    case Copies::kTied:
-      return &grid_.tied();
-  }
-  return nullptr;
 }
 
 }  // namespace switchyard

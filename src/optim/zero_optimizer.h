@@ -65,8 +65,6 @@ class ZeroOptimizer {
   bool is_reduction_idle() const { return reducer_.is_idle(); }
 
  private:
-  Communicator* copies_of(const GroupKey& key) const;
-
   Backend& backend_;
   const ProcessGrid& grid_;
   AdamWParams params_;

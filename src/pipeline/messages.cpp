@@ -69,13 +69,11 @@ void assign_buffers(const std::vector<TimedStep>& steps, StageMessages& plan) {
 
 std::vector<StageMessages> plan_messages(const ScheduleSpec& spec) {
   const Timeline timeline = simulate(spec);
-  std::vector<Transfer> transfers;
+  std::vector<Transfer> transfers;  // those of one sender in the order of their times
   for (int stage = 0; stage < spec.num_stages; ++stage)
     for (size_t i = 0; i < timeline.stages[static_cast<size_t>(stage)].size(); ++i)
       if (const auto transfer = transfer_after(spec, timeline, stage, i))
         transfers.push_back(*transfer);
-  std::stable_sort(transfers.begin(), transfers.end(),
-                   [](const Transfer& a, const Transfer& b) { return a.time < b.time; });
 
   std::vector<StageMessages> plans(timeline.stages.size());
   for (size_t stage = 0; stage < plans.size(); ++stage)

@@ -29,6 +29,7 @@ Pass Pipeline::make_pass(const Step& step, int micro_batch, Slot& slot) {
               .scalars = step.scalars,
               .training = step.training,
               .num_micro_batches = num_micro_batches,
+              .micro_batch = micro_batch,
               .is_last_micro_batch = micro_batch + 1 == num_micro_batches,
               .random_stream = step.first_stream + micro_batch,
               .routing = step.routing};
@@ -50,6 +51,7 @@ void Pipeline::train(std::span<const MicroBatch> batches, Statistics& statistics
         run(step, schedule_[i], slots_[static_cast<size_t>(slot_plan_.slot_of_step[i])], received);
   }
   exchange(messages_.groups.back(), made, batches[0]);
+  join_sends();
 }
 
 // Returns what goes to another stage, in an outgoing buffer, or none.
@@ -138,6 +140,12 @@ void Pipeline::evaluate(const MicroBatch& batch, Statistics& statistics, Tensor 
     slot.in_use.reset();
     if (piece + 1 < num_pieces) exchange({.sends = {{.peer = (piece + 1) % stages}}}, made, batch);
   }
+  join_sends();
+}
+
+// What comes later, the end of the buffers too, comes after the last messages.
+void Pipeline::join_sends() {
+  for (const MessageBuffer& out : outgoing_) backend_.wait(backend_.compute_queue(), out.done);
 }
 
 int64_t Pipeline::arena_growths() const {

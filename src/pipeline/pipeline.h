@@ -67,6 +67,7 @@ class Pipeline {
   Tensor run(const Step& step, const PipelineStep& what, Slot& slot, Tensor received);
   Tensor run_forward(Pass& pass, Stage& piece, Slot& slot, Tensor received);
   void exchange(const MessageGroup& group, Tensor made, const MicroBatch& batch);
+  void join_sends();
   // A buffer of `buffers`, as large as the hidden states of `batch`.
   MessageBuffer& buffer_at(std::deque<MessageBuffer>& buffers, size_t index,
                            const MicroBatch& batch);

@@ -114,13 +114,15 @@ Timeline simulate(const ScheduleSpec& spec, const StepCosts& costs) {
   return simulate(spec, std::vector<StepCosts>(static_cast<size_t>(spec.num_pieces()), costs));
 }
 
-std::string schedule_table(const ScheduleSpec& spec, const Timeline& timeline, int max_columns) {
+std::string schedule_table(const ScheduleSpec& spec, const Timeline& timeline, int max_width) {
   size_t width = 0;
   for (const auto& steps : timeline.stages)
     for (const TimedStep& timed : steps)
       width = std::max(width, name_of(timed.step, spec.num_chunks).size());
-  const auto columns = std::min<size_t>(static_cast<size_t>(max_columns),
-                                        static_cast<size_t>(std::ceil(timeline.makespan)));
+  const auto row_head = [](size_t stage) { return fmt::format("stage {:<3}", stage); };
+  const size_t all = static_cast<size_t>(std::ceil(timeline.makespan)),
+               room = static_cast<size_t>(max_width) - row_head(0).size(),
+               columns = std::min(all, room / (width + 1));
   std::string table;
   for (size_t stage = 0; stage < timeline.stages.size(); ++stage) {
     std::vector<std::string> cells(columns, ".");
@@ -129,10 +131,10 @@ std::string schedule_table(const ScheduleSpec& spec, const Timeline& timeline, i
       for (size_t column = first; column < std::min(last, columns); ++column)
         cells[column] = column == first ? name_of(timed.step, spec.num_chunks) : "-";
     }
-    std::string row = fmt::format("stage {:<3}", stage);
+    std::string row = row_head(stage);
     for (const std::string& cell : cells) row += fmt::format(" {:<{}}", cell, width);
     row.erase(row.find_last_not_of(' ') + 1);
-    table += row + (static_cast<double>(columns) < timeline.makespan ? " ..." : "") + "\n";
+    table += row + (columns < all ? " ..." : "") + "\n";
   }
   return table;
 }

@@ -40,7 +40,7 @@ Timeline simulate(const ScheduleSpec& spec, std::span<const StepCosts> costs);
 Timeline simulate(const ScheduleSpec& spec, const StepCosts& costs = {});
 
 // A row per stage, a column per unit of time; a step's name stands where it starts, dashes where
-// it goes on, dots where the stage waits. Wider tables than `max_columns` units are cut.
-std::string schedule_table(const ScheduleSpec& spec, const Timeline& timeline, int max_columns);
+// it goes on, dots where the stage waits. Rows longer than `max_width` characters are cut.
+std::string schedule_table(const ScheduleSpec& spec, const Timeline& timeline, int max_width);
 
 }  // namespace switchyard

@@ -29,8 +29,8 @@ std::string step_line(const StepReport& report, int64_t total_steps, double eta_
       "step {:>{}}/{}  loss {:7.4f}  balance {:5.3f}  norm {:8.3g}  lr {:8.2e}  {:>9.0f} tokens/s  "
       "mfu {:4.1f} %  load {:4.2f}  drop {:4.1f} %  eta {}",
       report.step, std::to_string(total_steps).size(), total_steps, report.lm_loss,
-      report.load_balancing_loss, report.grad_norm, report.learning_rate, report.tokens_per_s,
-      100 * report.mfu, report.expert_load_max_over_mean, 100 * report.dropped_fraction,
+      report.moe.load_balancing_loss, report.grad_norm, report.learning_rate, report.tokens_per_s,
+      100 * report.mfu, report.moe.expert_load_max_over_mean, 100 * report.moe.dropped_fraction,
       duration_text(eta_s));
 }
 
@@ -40,14 +40,24 @@ std::string progress_line(const StepReport& report, int64_t total_steps, double 
                      report.lm_loss, report.tokens_per_s, duration_text(eta_s));
 }
 
+Json to_json(const MoeLayerStatistics& layer) {
+  return {{"layer", layer.layer},
+          {"expert_load_max_over_mean", number(layer.expert_load_max_over_mean)},
+          {"router_entropy", number(layer.router_entropy)},
+          {"dead_experts", layer.dead_experts},
+          {"dropped_fraction", number(layer.dropped_fraction)}};
+}
+
 }  // namespace
 
 std::string to_json_line(const StepReport& report) {
+  Json layers = Json::array();
+  for (const MoeLayerStatistics& layer : report.moe.layers) layers.push_back(to_json(layer));
   const Json json = {{"step", report.step},
                      {"tokens", report.tokens},
                      {"lm_loss", number(report.lm_loss)},
-                     {"load_balancing_loss", number(report.load_balancing_loss)},
-                     {"z_loss", number(report.z_loss)},
+                     {"load_balancing_loss", number(report.moe.load_balancing_loss)},
+                     {"z_loss", number(report.moe.z_loss)},
                      {"grad_norm", number(report.grad_norm)},
                      {"learning_rate", number(report.learning_rate)},
                      {"step_time_s", number(report.step_time_s)},
@@ -56,8 +66,9 @@ std::string to_json_line(const StepReport& report) {
                      {"mfu", number(report.mfu)},
                      {"all_to_all_time_s", number(report.all_to_all_time_s)},
                      {"all_to_all_bytes", static_cast<int64_t>(report.all_to_all_bytes)},
-                     {"expert_load_max_over_mean", number(report.expert_load_max_over_mean)},
-                     {"dropped_fraction", number(report.dropped_fraction)},
+                     {"expert_load_max_over_mean", number(report.moe.expert_load_max_over_mean)},
+                     {"dropped_fraction", number(report.moe.dropped_fraction)},
+                     {"moe_layers", layers},
                      {"peak_memory_bytes", report.peak_memory_bytes},
                      {"arena_growths", report.arena_growths}};
   return json.dump();

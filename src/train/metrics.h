@@ -11,8 +11,9 @@
 
 namespace switchyard {
 
-// {"step":1,...} with the shortest text that reads back to the same bits; NaN and infinities, which
-// JSON cannot say as numbers, are the strings "NaN", "Infinity", "-Infinity".
+// {"step":1,...,"moe_layers":[{"layer":0,...},...]} with the shortest text that reads back to the
+// same bits; NaN and infinities, which JSON cannot say as numbers, are the strings "NaN",
+// "Infinity", "-Infinity".
 std::string to_json_line(const StepReport& report);
 
 class Metrics {

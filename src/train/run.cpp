@@ -13,6 +13,7 @@
 #include "core/log.h"
 #include "data/dataset.h"
 #include "data/ngram_baseline.h"
+#include "model/trainable.h"
 #include "train/flops.h"
 #include "train/metrics.h"
 #include "train/trainer.h"
@@ -47,20 +48,16 @@ void create_run_directory(const RunConfig& config, Backend& backend, const Proce
 }
 
 void log_start(const RunConfig& config, Backend& backend, const ProcessGrid& grid,
-               const Dataset& dataset, Trainer& trainer) {
-  int64_t parameters = 0;
-  for (const Parameter* parameter : trainer.parameters()) {
-    int64_t count = 1;
-    for (const int64_t dim : parameter->global_shape) count *= dim;
-    parameters += count;
-  }
+               const Dataset& dataset) {
+  const ParameterCount count = count_parameters(config, backend);
+  const auto millions = [](int64_t number) { return static_cast<double>(number) / 1e6; };
   spdlog::info("{} ranks: {}; each: {}, {}", grid.world().size(), grid.description(),
                backend.description(), name_of(config.real()));
   spdlog::info(
-      "{:.2f} M parameters, {:.2f} M of them multiply each token; {} sequences of {} "
-      "tokens per step",
-      static_cast<double>(parameters) / 1e6,
-      static_cast<double>(active_matmul_parameters(config)) / 1e6, *config.train_batch_size,
+      "{:.2f} M parameters, {:.2f} M of them multiply each token; {:.2f} M are trained, {:.2f} M "
+      "frozen; {} sequences of {} tokens per step",
+      millions(count.trained + count.frozen), millions(active_matmul_parameters(config)),
+      millions(count.trained), millions(count.frozen), *config.train_batch_size,
       config.data.sequence_length);
   spdlog::info("data {}: {} training and {} validation sequences; run directory {}",
                config.data.path, dataset.num_samples(Split::kTrain),
@@ -113,7 +110,7 @@ void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& 
   std::optional<Metrics> metrics;
   const fs::path directory = config.training.output_dir;
   if (world.rank() == 0) {
-    log_start(config, backend, grid, *dataset, trainer);
+    log_start(config, backend, grid, *dataset);
     log_memory(config, grid, trainer.optimizer());
     metrics.emplace(directory / "metrics.jsonl", config.training.max_steps, config.steps_per_print);
   }
@@ -130,7 +127,7 @@ void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& 
   }
 
   const std::string weights = (directory / "model.safetensors").string();
-  save_weights(weights, trainer.parameters(), backend, grid);
+  save_weights(weights, trainer.parameters(), trainer.state(), backend, grid);
   if (metrics) spdlog::info("weights saved in {}", weights);
 
   const ValidationReport validation = trainer.validate(0);

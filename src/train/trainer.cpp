@@ -8,6 +8,7 @@
 
 #include "comm/collective_error.h"
 #include "core/math.h"
+#include "model/trainable.h"
 #include "train/flops.h"
 
 namespace switchyard {
@@ -33,17 +34,15 @@ std::deque<Stage> make_pieces(const RunConfig& config, Backend& backend, const P
   return pieces;
 }
 
-ParameterList parameters_of(std::deque<Stage>& pieces) {
+ParameterList parameters_of(std::deque<Stage>& pieces, const RunConfig& config, Backend& backend,
+                            const ProcessGrid& grid) {
   ParameterList all;
   for (Stage& piece : pieces) {
     const ParameterList list = piece.parameters();
     all.insert(all.end(), list.begin(), list.end());
   }
+  agree(grid.world(), [&] { select_trainable(config, backend, all); });
   return all;
-}
-
-double sum_of(std::span<const double> values) {
-  return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
 }  // namespace
@@ -68,7 +67,7 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& g
       train_loader_(dataset, Split::kTrain, loader_options(config, grid)),
       validation_loader_(dataset, Split::kValidation, loader_options(config, grid)),
       pieces_(make_pieces(config, backend, grid)),
-      parameters_(parameters_of(pieces_)),
+      parameters_(parameters_of(pieces_, config, backend, grid)),
       optimizer_(backend, grid, config, parameters_),
       pipeline_(backend, grid, config, pieces_),
       learning_rate_(config),
@@ -94,6 +93,7 @@ StepReport Trainer::train_step() {
   optimizer_.clip_grads(scalars_);
   optimizer_.adamw_step(scalars_);
   optimizer_.all_gather_params();
+  for (const Stage& piece : pieces_) piece.update_router_biases(backend_.compute_queue(), scalars_);
   ++step_;
   return finish_step(started_at);
 }
@@ -128,8 +128,9 @@ void Trainer::begin_step(const std::vector<Batch>& batches) {
 }
 
 StepReport Trainer::finish_step(double started_at) {
-  StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
   backend_.download(backend_.compute_queue(), host_scalars_.data(), scalars_);
+  // The host waits in here, for the scalars too.
+  const StatisticsBuffer::Values values = statistics_.download(backend_.compute_queue());
   const Dispatcher::Traffic traffic = take_traffic();
   std::vector<double> sums = {values.loss_sum, static_cast<double>(traffic.bytes),
                               static_cast<double>(pipeline_.arena_growths())};
@@ -146,7 +147,7 @@ StepReport Trainer::finish_step(double started_at) {
   report.all_to_all_time_s = grid_.world().all_reduce_max_host(traffic.seconds);
   report.peak_memory_bytes = static_cast<int64_t>(
       grid_.world().all_reduce_max_host(static_cast<double>(backend_.memory().peak_bytes)));
-  if (num_moe_layers(config_) > 0) add_moe_statistics(report, values);
+  report.moe = moe_statistics(config_, values, grid_.world());
 
   const auto step_tokens =
       static_cast<double>(*config_.train_batch_size * config_.data.sequence_length);
@@ -155,32 +156,6 @@ StepReport Trainer::finish_step(double started_at) {
   report.tflops = report.tokens_per_s * training_flops_per_token(config_) / 1e12;
   report.mfu = report.tflops * 1e12 / peak_flops_;
   return report;
-}
-
-void Trainer::add_moe_statistics(StepReport& report, const StatisticsBuffer::Values& values) const {
-  const auto M = static_cast<size_t>(num_moe_layers(config_));
-  const auto E = static_cast<size_t>(config_.moe.num_experts);
-  std::vector<double> sums = {sum_of(values.balance_sum), sum_of(values.z_sum)};
-  sums.insert(sums.end(), values.expert_load.begin(), values.expert_load.end());
-  grid_.world().all_reduce_sum_host(sums);
-
-  const auto layers = static_cast<double>(M);
-  const auto batch = static_cast<double>(*config_.train_batch_size);
-  const double scopes = config_.moe.load_balancing_scope == BalanceScope::kSequence
-                            ? batch
-                            : static_cast<double>(*config_.gradient_accumulation_steps);
-  const double tokens = batch * static_cast<double>(config_.data.sequence_length);
-  report.load_balancing_loss = sums[0] / (layers * scopes);
-  report.z_loss = sums[1] / (layers * tokens);
-  report.dropped_fraction = 0;
-  for (size_t layer = 0; layer < M; ++layer) {
-    const std::span<const double> load = std::span(sums).subspan(2 + layer * (E + 1), E + 1);
-    const double kept = sum_of(load.first(E));
-    const double most = *std::max_element(load.begin(), load.begin() + static_cast<ptrdiff_t>(E));
-    report.expert_load_max_over_mean = std::max(
-        report.expert_load_max_over_mean, kept > 0 ? most * static_cast<double>(E) / kept : 0);
-    report.dropped_fraction += load[E] / (layers * tokens * config_.moe.top_k);
-  }
 }
 
 void check_finite(const StepReport& report) {
@@ -212,6 +187,15 @@ ValidationReport Trainer::validate(int64_t max_batches) {
   grid_.dp().all_reduce_sum_host(targets);
   return {.lm_loss = targets[0] > 0 ? loss[0] / targets[0] : 0,
           .num_targets = static_cast<int64_t>(targets[0])};
+}
+
+StateList Trainer::state() const {
+  StateList all;
+  for (const Stage& piece : pieces_) {
+    const StateList state = piece.state();
+    all.insert(all.end(), state.begin(), state.end());
+  }
+  return all;
 }
 
 Dispatcher::Traffic Trainer::take_traffic() {

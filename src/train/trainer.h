@@ -14,6 +14,7 @@
 #include "optim/zero_optimizer.h"
 #include "pipeline/pipeline.h"
 #include "train/batch_upload.h"
+#include "train/moe_statistics.h"
 
 namespace switchyard {
 
@@ -22,14 +23,12 @@ struct StepReport {
   int64_t step = 0;    // from 1
   int64_t tokens = 0;  // since the start of training
   double lm_loss = 0;  // mean over the targets of the global batch, without the terms below
-  double load_balancing_loss = 0, z_loss = 0;  // unweighted, mean over MoE layers
   double grad_norm = 0, learning_rate = 0;
   double step_time_s = 0, tokens_per_s = 0, tflops = 0, mfu = 0;
-  double all_to_all_time_s = 0;          // of the slowest rank
-  double all_to_all_bytes = 0;           // sent to other ranks, all ranks together
-  double expert_load_max_over_mean = 0;  // of the most uneven layer; 1 is perfect balance
-  double dropped_fraction = 0;           // of all (token, expert) choices
-  int64_t peak_memory_bytes = 0;         // of the rank with most
+  double all_to_all_time_s = 0;   // of the slowest rank
+  double all_to_all_bytes = 0;    // sent to other ranks, all ranks together
+  int64_t peak_memory_bytes = 0;  // of the rank with most
+  MoeStatistics moe = {};
   int64_t arena_growths = 0;  // blocks ever added to activation and scratch arenas, all ranks
 };
 
@@ -63,6 +62,8 @@ class Trainer {
   }
   // Gradients of the last step and weights, for proofs.
   ZeroOptimizer& optimizer() { return optimizer_; }
+  // What else a checkpoint must hold: router biases.
+  StateList state() const;
   // Record or replay the experts' choice from now on (model/moe/routing_log.h); may be nullptr.
   void set_routing_log(RoutingLog* routing) { routing_ = routing; }
 
@@ -71,7 +72,6 @@ class Trainer {
   Dispatcher::Traffic take_traffic();
   void begin_step(const std::vector<Batch>& batches);
   StepReport finish_step(double started_at);
-  void add_moe_statistics(StepReport& report, const StatisticsBuffer::Values& values) const;
 
   const RunConfig& config_;
   Backend& backend_;

@@ -19,13 +19,14 @@ double ratio(double difference, double scale) {
 // What reports say, by name.
 struct Scalar {
   const char* name;
-  double StepReport::*value;
+  double (*value)(const StepReport& report);
 };
-constexpr Scalar kScalars[] = {{kLoss, &StepReport::lm_loss},
-                               {kGradientNorm, &StepReport::grad_norm},
-                               {"balance loss", &StepReport::load_balancing_loss},
-                               {"z-loss", &StepReport::z_loss},
-                               {"dropped fraction", &StepReport::dropped_fraction}};
+constexpr Scalar kScalars[] = {
+    {kLoss, [](const StepReport& report) { return report.lm_loss; }},
+    {kGradientNorm, [](const StepReport& report) { return report.grad_norm; }},
+    {"balance loss", [](const StepReport& report) { return report.moe.load_balancing_loss; }},
+    {"z-loss", [](const StepReport& report) { return report.moe.z_loss; }},
+    {"dropped fraction", [](const StepReport& report) { return report.moe.dropped_fraction; }}};
 
 const char* name_of(Quantity quantity) {
   switch (quantity) {
@@ -114,9 +115,9 @@ void Judge::add(Quantity quantity, const GlobalTensors& tensors) {
 void Judge::add_reports(const std::vector<StepReport>& reports) {
   for (size_t i = 0; i < reports.size(); ++i)
     for (const Scalar& scalar : kScalars) {
-      const double mine = reports[i].*scalar.value, same = reference_.same.reports[i].*scalar.value,
+      const double mine = scalar.value(reports[i]), same = scalar.value(reference_.same.reports[i]),
                    exact = reference_.dtype == DType::kBF16
-                               ? reference_.exact.reports[i].*scalar.value
+                               ? scalar.value(reference_.exact.reports[i])
                                : same;
       Check check = judged({&mine, 1}, {&same, 1}, {&exact, 1}, false);
       check.what = scalar.name;

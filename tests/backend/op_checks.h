@@ -1,5 +1,6 @@
-// What the tests of Ops share: inputs that f32 and f64 agree on, comparisons, and the two checks
-// that every operation has to pass: f32 against f64, and the same bits with any number of threads.
+// What the tests of Ops share: inputs that all dtypes agree on, comparisons, and the checks that
+// every operation has to pass: f32 and bf16 against f64, and the same bits with any number of
+// threads.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/storage.h"
 #include "backend/ops.h"
 #include "support/catch.h"
 #include "support/gradient_check.h"
@@ -24,15 +26,23 @@ inline constexpr double kGradientBound = 1e-6;
 
 // Outputs are made of this: an Op that reads what it should overwrite is found out.
 template <typename Real>
-inline constexpr Real kUnset = std::numeric_limits<Real>::quiet_NaN();
+inline constexpr Real kUnset = Real{std::numeric_limits<Compute<Real>>::quiet_NaN()};
 
-// Normal numbers that f32 holds exactly: both dtypes start from the same inputs.
+// Elements of different types, compared and collected as f64.
+template <typename T>
+double to_double(T x) {
+  return static_cast<double>(x);
+}
+inline double to_double(BFloat16 x) { return static_cast<double>(load(x)); }
+
+// Normal numbers that bf16 holds exactly: all dtypes start from the same inputs.
 template <typename Real>
 HostTensor<Real> shared_random(std::string_view name, std::initializer_list<int64_t> shape,
                                double std = 1.0) {
-  const auto narrow = random_tensor<float>(name, shape, std);
+  const auto wide = random_tensor<float>(name, shape, std);
   HostTensor<Real> tensor(shape);
-  std::copy(narrow.values.begin(), narrow.values.end(), tensor.values.begin());
+  for (size_t i = 0; i < wide.values.size(); ++i)
+    store(tensor.values[i], static_cast<Compute<Real>>(load(BFloat16(wide.values[i]))));
   return tensor;
 }
 
@@ -55,7 +65,7 @@ double relative_error(const std::vector<A>& actual, const std::vector<B>& expect
   if (actual.size() != expected.size()) return INFINITY;
   double difference = 0, scale = 0;
   for (size_t i = 0; i < actual.size(); ++i) {
-    const double a = static_cast<double>(actual[i]), b = static_cast<double>(expected[i]);
+    const double a = to_double(actual[i]), b = to_double(expected[i]);
     if (std::isnan(a) || std::isnan(b)) return INFINITY;
     difference = std::max(difference, std::abs(a - b));
     scale = std::max(scale, std::abs(b));
@@ -64,19 +74,46 @@ double relative_error(const std::vector<A>& actual, const std::vector<B>& expect
   return scale == 0 ? INFINITY : difference / scale;
 }
 
-// The outputs of one operation as f64, whatever it computed in.
-using Outputs = std::vector<std::vector<double>>;
+// An output of one operation as f64, whatever it was computed in.
+struct Output {
+  DType dtype;
+  std::vector<double> values;
+};
+using Outputs = std::vector<Output>;
+
+template <typename T>
+Output output(const HostTensor<T>& tensor) {
+  Output result{DTypeOf<T>::value, {}};
+  for (const T& value : tensor.values) result.values.push_back(to_double(value));
+  return result;
+}
 
 template <typename... Tensors>
 Outputs outputs(const Tensors&... tensors) {
-  return {std::vector<double>(tensors.values.begin(), tensors.values.end())...};
+  return {output(tensors)...};
 }
 
 inline bool same_bits(const Outputs& a, const Outputs& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
-    return x.size() == y.size() &&
-           (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(double)) == 0);
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Output& x, const Output& y) {
+    return x.values.size() == y.values.size() &&
+           (x.values.empty() ||
+            std::memcmp(x.values.data(), y.values.data(), x.values.size() * sizeof(double)) == 0);
   });
+}
+
+// By how much `actual` misses `expected` beyond the one rounding to bf16, 2^-8 of each element;
+// relative to the largest element. Infinite if the sizes differ or anything is NaN.
+inline double error_beyond_rounding(const std::vector<double>& actual,
+                                    const std::vector<double>& expected) {
+  if (actual.size() != expected.size()) return INFINITY;
+  double excess = 0, scale = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    if (std::isnan(actual[i]) || std::isnan(expected[i])) return INFINITY;
+    excess = std::max(excess, std::abs(actual[i] - expected[i]) - 0x1p-8 * std::abs(expected[i]));
+    scale = std::max(scale, std::abs(expected[i]));
+  }
+  if (excess == 0) return 0;
+  return scale == 0 ? INFINITY : excess / scale;
 }
 
 // run(ops, float{}) or run(ops, double{}) returns the Outputs. Every one of f32 must be within
@@ -88,7 +125,30 @@ void check_f32(double bound, const Run& run) {
   REQUIRE(narrow.size() == wide.size());
   for (size_t i = 0; i < wide.size(); ++i) {
     INFO("output " << i);
-    CHECK(relative_error(narrow[i], wide[i]) <= bound);
+    CHECK(relative_error(narrow[i].values, wide[i].values) <= bound);
+  }
+}
+
+// run(ops, BFloat16{}): outputs of bf16 must be f64's, rounded once, but for `bound` of the largest
+// element (the error of sums in f32); other outputs within `bound`. Any number of threads gives the
+// same bits, if `same_with_threads`.
+template <typename Run>
+void check_bf16(double bound, const Run& run, bool same_with_threads = true) {
+  CpuBackend backend(1);
+  const Outputs narrow = run(backend.ops(), BFloat16{}), wide = run(backend.ops(), double{});
+  REQUIRE(narrow.size() == wide.size());
+  for (size_t i = 0; i < wide.size(); ++i) {
+    INFO("output " << i);
+    if (narrow[i].dtype == DType::kBF16)
+      CHECK(error_beyond_rounding(narrow[i].values, wide[i].values) <= bound);
+    else
+      CHECK(relative_error(narrow[i].values, wide[i].values) <= bound);
+  }
+  for (const int threads : {2, 3, 4}) {
+    if (!same_with_threads) break;
+    INFO(threads << " threads");
+    CpuBackend team(threads);
+    CHECK(same_bits(run(team.ops(), BFloat16{}), narrow));
   }
 }
 

@@ -17,16 +17,16 @@ struct ActivationCase {
         F(F_),
         gate(shared_random<Real>("gate", {R, F}, 2)),
         up_values(shared_random<Real>("up", {R, F})),
-        weight_values(shared_random<Real>("weight", {R})),
+        weight_values(shared_random<Compute<Real>>("weight", {R})),
         dy(shared_random<Real>("dy", {R, F})),
         y({R, F}, kUnset<Real>),
         dgate({R, F}, kUnset<Real>),
         dup_values({R, F}, kUnset<Real>),
-        dweight_values({R}, kUnset<Real>),
+        dweight_values({R}, kUnset<Compute<Real>>),
         has_up(activation == Activation::kSwiGLU),
         has_weight(is_weighted) {
     for (Real& g : gate.values)  // away from the corner of ReLU, which has no derivative
-      if (std::abs(g) < Real{0.125}) g = Real{0.25};
+      if (std::abs(to_double(g)) < 0.125) g = Real{0.25f};
   }
 
   void forward(Ops& ops) {
@@ -49,7 +49,10 @@ struct ActivationCase {
 
   Activation activation;
   int64_t R, F;
-  HostTensor<Real> gate, up_values, weight_values, dy, y, dgate, dup_values, dweight_values;
+  HostTensor<Real> gate, up_values;
+  HostTensor<Compute<Real>> weight_values;
+  HostTensor<Real> dy, y, dgate, dup_values;
+  HostTensor<Compute<Real>> dweight_values;
   bool has_up, has_weight;
 };
 
@@ -99,7 +102,7 @@ TEST_CASE("gradients of the activations") {
     }
 }
 
-TEST_CASE("activations in f32 and with several threads") {
+TEST_CASE("activations in f32, in bf16 and with several threads") {
   for (const Activation activation : kActivations)
     for (const bool weighted : {false, true}) {
       const auto run = [=](Ops& ops, auto zero) {
@@ -109,6 +112,7 @@ TEST_CASE("activations in f32 and with several threads") {
         return c.results();
       };
       check_f32(1e-6, run);
+      check_bf16(1e-6, run);
       check_thread_counts(run);
     }
 }

@@ -31,7 +31,7 @@ struct AttentionCase {
         value(shared_random<Real>("value", {s.tokens(), s.kv_heads * s.head_dim})),
         dout(shared_random<Real>("dout", {s.tokens(), s.heads * s.head_dim})),
         out({s.tokens(), s.heads * s.head_dim}, kUnset<Real>),
-        log_sum_exp({s.tokens(), s.heads}, kUnset<Real>),
+        log_sum_exp({s.tokens(), s.heads}, kUnset<Compute<Real>>),
         dquery({s.tokens(), s.heads * s.head_dim}, kUnset<Real>),
         dkey({s.tokens(), s.kv_heads * s.head_dim}, kUnset<Real>),
         dvalue({s.tokens(), s.kv_heads * s.head_dim}, kUnset<Real>),
@@ -53,7 +53,9 @@ struct AttentionCase {
   }
 
   Sizes size;
-  HostTensor<Real> query, key, value, dout, out, log_sum_exp, dquery, dkey, dvalue;
+  HostTensor<Real> query, key, value, dout, out;
+  HostTensor<Compute<Real>> log_sum_exp;
+  HostTensor<Real> dquery, dkey, dvalue;
   HostTensor<int32_t> first_visible;
 };
 
@@ -157,6 +159,22 @@ TEST_CASE("attention in f32 and with several threads") {
   }
 }
 
+TEST_CASE("attention in bf16") {
+  for (const Sizes& s : kSizes) {
+    INFO("length " << s.length << " documents of " << s.document_length);
+    check_bf16(5e-6, [&s](Ops& ops, auto zero) {
+      AttentionCase<decltype(zero)> c(s);
+      c.forward(ops);
+      Outputs all = outputs(c.out, c.log_sum_exp);
+      // The backward starts from the same numbers in every dtype, not from a rounded output.
+      c.out = shared_random<decltype(zero)>("out", {s.tokens(), s.heads * s.head_dim});
+      c.backward(ops);
+      for (const auto* gradient : {&c.dquery, &c.dkey, &c.dvalue}) all.push_back(output(*gradient));
+      return all;
+    });
+  }
+}
+
 TEST_CASE("no gradient crosses the border of a document") {
   CpuBackend backend(1);
   AttentionCase<double> c({1, 200, 2, 1, 4, 130});
@@ -204,7 +222,7 @@ TEST_CASE("gradient of the rotary embedding") {
   });
 }
 
-TEST_CASE("the rotary embedding in f32 and with several threads") {
+TEST_CASE("the rotary embedding in f32, in bf16 and with several threads") {
   for (const bool is_forward : {true, false}) {
     const auto run = [is_forward](Ops& ops, auto zero) {
       RopeCase<decltype(zero)> c(600, 3, 10);
@@ -212,6 +230,7 @@ TEST_CASE("the rotary embedding in f32 and with several threads") {
       return outputs(c.x);
     };
     check_f32(5e-7, run);
+    check_bf16(5e-7, run);
     check_thread_counts(run);
   }
 }

@@ -51,6 +51,15 @@ TEST_CASE("rows of dispatch are padded to 16 bytes") {
   CHECK(gradient_row_bytes(6, 2, DType::kF32) == 32);
 }
 
+TEST_CASE("rows of dispatch in bf16: half the hidden state, gate weights aligned for f32") {
+  CHECK(row_gate_offset(3, DType::kBF16) == 8);  // 6 bytes and 2 of padding
+  CHECK(row_gate_offset(4, DType::kBF16) == 8);
+  CHECK(row_gate_offset(3, DType::kF32) == 12);
+  CHECK(dispatch_row_bytes(3, 2, DType::kBF16) == 32);  // 8, 2 gate weights, 2 ids: 24
+  CHECK(dispatch_row_bytes(1024, 8, DType::kBF16) == 2048 + 64);
+  CHECK(gradient_row_bytes(3, 2, DType::kBF16) == 16);
+}
+
 TEST_CASE("plan_send: one row for each token and peer, by peer, then by token") {
   CpuBackend backend(1);
   SmallDispatch d;
@@ -129,6 +138,77 @@ TEST_CASE("plan_receive: rows that were not announced, or for other experts, are
                     contains_text("received local expert 1 of 1"));
 }
 
+TEST_CASE("rows of bf16 carry f32 gate weights there and back") {
+  CpuBackend backend(1);
+  SmallDispatch d;
+  d.plan(backend.ops());
+  auto x = HostTensor<BFloat16>({3, 3});
+  for (size_t i = 0; i < 9; ++i) x.values[i] = BFloat16(d.x.values[i]);
+  d.weight.values = {0.1f, 0.2f, 0.3f, 0.4f, 9, 0.6f};  // bf16 could not hold them
+  HostTensor<uint8_t> rows({4, dispatch_row_bytes(3, 2, DType::kBF16)}, 255);
+  backend.ops().pack_rows(kQueue, rows, x, d.weight, d.kept, d.send_token.view().rows(0, 4),
+                          d.send_row, 2);
+  CHECK(std::vector<uint8_t>(rows.values.begin() + 6, rows.values.begin() + 8) ==
+        std::vector<uint8_t>(2, 0));
+  CHECK(std::vector<uint8_t>(rows.values.begin() + 24, rows.values.begin() + 32) ==
+        std::vector<uint8_t>(8, 0));
+  HostTensor<int32_t> begin({3}, -7), source_row({3}, -7), row_of_choice({2, 2}, -7);
+  HostTensor<float> gate({3}, kUnset<float>);
+  HostTensor<BFloat16> x_R({3, 3}, kUnset<BFloat16>);
+  Tensor received = rows.view().rows(0, 2);  // peer 0's
+  backend.ops().plan_receive(kQueue, begin, source_row, gate, row_of_choice, received, 3,
+                             DType::kBF16);
+  CHECK(begin.values == std::vector<int32_t>{0, 2, 3});
+  CHECK(row_of_choice.values == std::vector<int32_t>{0, 2, -1, 1});
+  CHECK(gate.values == std::vector<float>{0.1f, 0.4f, 0.2f});
+  backend.ops().unpack_rows(kQueue, x_R, received, source_row);
+  CHECK(output(x_R).values == std::vector<double>{1, 2, 3, 4, 5, 6, 1, 2, 3});
+
+  // The way back: every peer returns the hidden state and the gate weights as gradients.
+  auto dx = HostTensor<BFloat16>({4, 3});
+  auto dgate = host_tensor<float>({4, 2}, {0.1f, 0.2f, -1, 0.4f, 0.3f, -1, -1, 0.6f});
+  for (size_t i = 0; i < 12; ++i) dx.values[i] = BFloat16(static_cast<float>(i + 1));
+  HostTensor<uint8_t> returned({4, gradient_row_bytes(3, 2, DType::kBF16)}, 255);
+  HostTensor<BFloat16> dx_T({3, 3}, kUnset<BFloat16>);
+  HostTensor<float> dweight({3, 2}, kUnset<float>);
+  backend.ops().pack_row_gradients(kQueue, returned, dx, dgate);
+  backend.ops().unpack_row_gradients(kQueue, dx_T, dweight, returned, d.send_row, d.kept, 2);
+  CHECK(output(dx_T).values == std::vector<double>{1, 2, 3, 4 + 7, 5 + 8, 6 + 9, 10, 11, 12});
+  CHECK(dweight.values == std::vector<float>{0.1f, 0.2f, 0.3f, 0.4f, 0, 0.6f});
+}
+
+TEST_CASE("sums of rows in bf16 are rounded once") {
+  // Wider than the stripe in which a thread sums.
+  constexpr int64_t kRows = 40, kTokens = 90, kPeers = 4, kWidth = 1100;
+  HostTensor<int32_t> index({kTokens, kPeers}), kept({kTokens, 2}, -1);
+  for (size_t i = 0; i < index.values.size(); ++i)
+    index.values[i] = i % 5 == 0 ? -1 : static_cast<int32_t>(i * 7 % kRows);
+  const auto in_wide = shared_random<double>("in", {kRows, kWidth});
+  std::vector<double> expected(static_cast<size_t>(kTokens * kWidth));
+  for (size_t i = 0; i < index.values.size(); ++i)
+    for (size_t d = 0; index.values[i] >= 0 && d < kWidth; ++d)
+      expected[i / kPeers * kWidth + d] +=
+          in_wide.values[static_cast<size_t>(index.values[i]) * kWidth + d];
+  const auto run = [&](Ops& ops, auto zero) {
+    using Real = decltype(zero);
+    auto in = shared_random<Real>("in", {kRows, kWidth});
+    auto gates = shared_random<Compute<Real>>("gates", {kRows, 2});
+    HostTensor<Real> sum({kTokens, kWidth}, kUnset<Real>), dx({kTokens, kWidth}, kUnset<Real>);
+    HostTensor<Compute<Real>> dweight({kTokens, 2}, kUnset<Compute<Real>>);
+    HostTensor<uint8_t> rows({kRows, gradient_row_bytes(kWidth, 2, DTypeOf<Real>::value)});
+    HostTensor<int32_t> row_of = index;
+    ops.combine_rows(kQueue, sum, in, row_of);
+    ops.pack_row_gradients(kQueue, rows, in, gates);
+    ops.unpack_row_gradients(kQueue, dx, dweight, rows, row_of, kept, 2);
+    return outputs(sum, dx, dweight);
+  };
+  check_bf16(1e-6, run);
+  CpuBackend backend(2);
+  const Outputs wide = run(backend.ops(), double{});
+  CHECK(relative_error(wide[0].values, expected) <= 1e-14);
+  CHECK(relative_error(wide[1].values, expected) <= 1e-14);
+}
+
 TEST_CASE("combine_rows adds in ascending order of index, whatever the order of the choices") {
   CpuBackend backend(1);
   auto in = host_tensor<double>({3, 1}, {1e16, 1, -1e16});
@@ -140,6 +220,13 @@ TEST_CASE("combine_rows adds in ascending order of index, whatever the order of 
 }
 
 TEST_CASE("gather_rows copies rows by index") {
+  check_bf16(0, [](Ops& ops, auto zero) {
+    auto in = shared_random<decltype(zero)>("in", {50, 33});
+    auto index = host_tensor<int32_t>({4}, {49, 0, 7, 7});
+    HostTensor<decltype(zero)> out({4, 33}, kUnset<decltype(zero)>);
+    ops.gather_rows(kQueue, out, in, index);
+    return outputs(out);
+  });
   CpuBackend backend(2);
   auto in = shared_random<double>("in", {50, 33});
   HostTensor<int32_t> index({1200});

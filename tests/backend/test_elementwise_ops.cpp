@@ -15,6 +15,7 @@ template <typename Body>
 void for_each_dtype(const Body& body) {
   body(float{});
   body(double{});
+  body(BFloat16{});
   body(int32_t{});
   body(int64_t{});
   body(uint8_t{});
@@ -49,7 +50,8 @@ TEST_CASE("copy moves the bits of every dtype, whatever the shape") {
       using Element = decltype(zero);
       for (const int64_t n : kCounts) {
         HostTensor<Element> x({n}), y({1, n, 1}, Element{1});
-        for (size_t i = 0; i < x.values.size(); ++i) x.values[i] = static_cast<Element>(i % 251);
+        for (size_t i = 0; i < x.values.size(); ++i)
+          x.values[i] = static_cast<Element>(static_cast<Compute<Element>>(i % 251));
         backend.ops().copy(kQueue, y, x);
         CHECK(y.values == x.values);
         backend.ops().copy(kQueue, y, y);
@@ -75,6 +77,28 @@ TEST_CASE("convert rounds to f32 and widens to f64 exactly") {
     CHECK(back.values == std::vector<double>(rounded.begin(), rounded.end()));
     CHECK(narrow_copy.values == narrow.values);
     CHECK(wide_copy.values == wide.values);
+  }
+}
+
+TEST_CASE("convert between bf16 and the others") {
+  CpuBackend backend(3);
+  for (const int64_t n : kCounts) {
+    auto wide = random_tensor<double>("wide", {n});
+    HostTensor<float> f32({n}), back({n}, kUnset<float>);
+    HostTensor<BFloat16> from_f32({n}, kUnset<BFloat16>), from_f64 = from_f32, copy = from_f32;
+    HostTensor<double> back_wide({n}, kUnset<double>);
+    for (size_t i = 0; i < wide.values.size(); ++i)
+      f32.values[i] = static_cast<float>(wide.values[i]);
+    backend.ops().convert(kQueue, from_f32, f32);
+    backend.ops().convert(kQueue, from_f64, wide);
+    backend.ops().convert(kQueue, copy, from_f32);
+    backend.ops().convert(kQueue, back, from_f32);
+    backend.ops().convert(kQueue, back_wide, from_f32);
+    CHECK(error_beyond_rounding(output(from_f32).values, output(f32).values) == 0);
+    CHECK(from_f64.values == from_f32.values);
+    CHECK(copy.values == from_f32.values);
+    CHECK(output(back).values == output(from_f32).values);
+    CHECK(back_wide.values == output(from_f32).values);
   }
 }
 
@@ -112,7 +136,7 @@ TEST_CASE("gradient of add") {
   check_gradient("b", b, dy.values, loss);
 }
 
-TEST_CASE("add in f32 and with several threads") {
+TEST_CASE("add in f32, in bf16 and with several threads") {
   const auto run = [](Ops& ops, auto zero) {
     auto a = shared_random<decltype(zero)>("a", {100003});
     auto b = shared_random<decltype(zero)>("b", {100003});
@@ -120,6 +144,7 @@ TEST_CASE("add in f32 and with several threads") {
     return outputs(a);
   };
   check_f32(1e-7, run);
+  check_bf16(1e-7, run);
   check_thread_counts(run);
 }
 
@@ -141,12 +166,13 @@ TEST_CASE("initial values are numbers of a stream by global index") {
   CHECK_THAT(std::sqrt(dot(all.values, all.values) / 5000), Catch::Matchers::WithinRel(0.02, 0.05));
 }
 
-TEST_CASE("initial values in f32 and with several threads") {
+TEST_CASE("initial values in f32, in bf16 and with several threads") {
   const auto run = [](Ops& ops, auto zero) {
     HostTensor<decltype(zero)> x({50, 100}, kUnset<decltype(zero)>);
     ops.init_normal(kQueue, x, 0.02, 99, 1000, 120);
     return outputs(x);
   };
   check_f32(1e-7, run);
+  check_bf16(1e-7, run);
   check_thread_counts(run);
 }

@@ -9,34 +9,35 @@ namespace {
 
 template <typename Real>
 void run_with_zero_rows(Ops& ops) {
+  using Acc = Compute<Real>;
   const Queue q = kQueue;
-  HostTensor<Real> rows({0, 8}), per_row({0}), choices({0, 2}), widths({8}, Real{3});
-  HostTensor<Real> table({5, 8}, Real{3}), experts({3, 8, 8}, Real{3});
+  HostTensor<Real> rows({0, 8}), widths({8}, Real{3}), table({5, 8}, Real{3});
+  HostTensor<Acc> logits({0, 8}), per_row({0}), choices({0, 2}), dwidths({8}, Acc{3});
+  HostTensor<Acc> dtable({5, 8}, Acc{3}), dexperts({3, 8, 8}, Acc{3}), dsquare({8, 8}, Acc{3});
+  HostTensor<Real> experts({3, 8, 8}, Real{3}), square({8, 8}, Real{3});
   HostTensor<int32_t> ids({0}), choice({0, 2}), begin({4}, 0);
   HostTensor<double> sum({1}, 0.5), scalars({kNumStepScalars}, 0.0);
-  const std::vector<Real> untouched_table = table.values, untouched_experts = experts.values;
 
-  HostTensor<Real> square({8, 8}, Real{3});
   ops.matmul_nt(q, rows, rows, square);
   ops.matmul_nn(q, rows, rows, square);
   ops.matmul_nn_add(q, rows, rows, square);
-  ops.matmul_tn_add(q, square, rows, rows);
-  CHECK(square.values == std::vector<Real>(64, Real{3}));
+  ops.matmul_tn_add(q, dsquare, rows, rows);
+  CHECK(dsquare.values == std::vector<Acc>(64, Acc{3}));
   ops.grouped_matmul_nt(q, rows, rows, experts, begin);
   ops.grouped_matmul_nn(q, rows, rows, experts, begin);
   ops.grouped_matmul_nn_add(q, rows, rows, experts, begin);
-  ops.grouped_matmul_tn_add(q, experts, rows, rows, begin);
-  CHECK(experts.values == untouched_experts);
+  ops.grouped_matmul_tn_add(q, dexperts, rows, rows, begin);
+  CHECK(dexperts.values == std::vector<Acc>(192, Acc{3}));
 
   ops.embedding_forward(q, rows, table, ids, 0, 5);
-  ops.embedding_backward(q, table, rows, ids, 0, 5);
-  CHECK(table.values == untouched_table);
+  ops.embedding_backward(q, dtable, rows, ids, 0, 5);
+  CHECK(dtable.values == std::vector<Acc>(40, Acc{3}));
   ops.rmsnorm_forward(q, rows, rows, per_row, rows, rows, widths, 1e-5);
   ops.rmsnorm_backward(q, rows, rows, rows, rows, per_row, widths);
-  ops.rmsnorm_weight_backward(q, widths, rows, rows, per_row);
-  CHECK(widths.values == std::vector<Real>(8, Real{3}));
+  ops.rmsnorm_weight_backward(q, dwidths, rows, rows, per_row);
+  CHECK(dwidths.values == std::vector<Acc>(8, Acc{3}));
 
-  HostTensor<Real> per_head({0, 2});
+  HostTensor<Acc> per_head({0, 2});
   ops.rope_forward(q, rows, ids, 4, 1e4);
   ops.rope_backward(q, rows, ids, 4, 1e4);
   ops.attention_forward(q, rows, per_head, rows, rows, rows, ids, 4, 16);
@@ -45,18 +46,26 @@ void run_with_zero_rows(Ops& ops) {
   ops.activation_backward(q, rows, rows, per_row, rows, rows, rows, per_row, Activation::kSwiGLU);
 
   HostTensor<double> statistics({2, 0, 3});
-  ops.softmax_statistics(q, statistics.view().rows(0, 1).reshape({0, 3}), rows, ids, 0, 16);
+  ops.softmax_statistics(q, statistics.view().rows(0, 1).reshape({0, 3}), logits, ids, 0, 16);
   ops.cross_entropy_loss(q, sum, statistics, ids, 0, 0);
-  ops.cross_entropy_gradient(q, rows, statistics, ids, 0, scalars);
+  ops.cross_entropy_gradient(q, logits, statistics, ids, 0, scalars);
   ops.squared_norm_add(q, sum, per_row);
-  ops.router_forward(q, rows, per_row, choice, choices, choices, sum, rows, true, false);
+  const RouterRule rule = {.score = RouterScore::kSigmoid, .num_groups = 2, .top_groups = 1};
+  ops.router_forward(q, logits, per_row, choice, choices, choices, sum, sum, logits, Tensor(), rule,
+                     false);
   CHECK(sum.values[0] == 0.5);
 
   HostTensor<double> count({2, 8}, kUnset<double>), prob_sum({2, 8}, kUnset<double>);
-  ops.router_statistics(q, count, prob_sum, choice, rows, 0, 3);
+  ops.router_statistics(q, count, prob_sum, choice, logits, RouterScore::kSigmoid, 0, 3);
   CHECK(count.values == std::vector<double>(16, 0.0));
   CHECK(prob_sum.values == std::vector<double>(16, 0.0));
-  ops.router_backward(q, rows, choices, choice, choices, rows, per_row, count, 0, 3, 1, 1, true);
+  ops.router_backward(q, logits, choices, choice, choices, logits, per_row, logits, count, rule, 0,
+                      3, 1, 1);
+  HostTensor<double> cost({0, 8}), factor({2, 8}, 1.0), sums({2, 8}, kUnset<double>);
+  ops.sinkhorn_costs(q, cost, logits);
+  ops.sinkhorn_sums(q, sums, factor, cost, 0, 3);
+  CHECK(sums.values == std::vector<double>(16, 0.0));
+  ops.sinkhorn_choice(q, choice, factor, cost, 0, 3);
   ops.balanced_choice(q, choice, 0, 8);
   ops.jitter(q, rows, rows, 0.1, 1, 2, 3);
   ops.drop_tokens(q, choice, choice, choices, 8, 2, 4, DropOrder::kProbs);
@@ -95,6 +104,7 @@ TEST_CASE("every operation accepts zero rows") {
     CpuBackend backend(threads);
     run_with_zero_rows<float>(backend.ops());
     run_with_zero_rows<double>(backend.ops());
+    run_with_zero_rows<BFloat16>(backend.ops());
   }
 }
 

@@ -36,7 +36,7 @@ struct LinearCase {
         y({s.T, s.N}, kUnset<Real>),
         dx({s.T, s.K}, kUnset<Real>),
         dx_sum(shared_random<Real>("dx_sum", {s.T, s.K})),
-        dw(shared_random<Real>("dw", {s.N, s.K})) {}
+        dw(shared_random<Compute<Real>>("dw", {s.N, s.K})) {}
 
   void forward(Ops& ops) { ops.matmul_nt(kQueue, y, x, w); }
   void backward(Ops& ops) {
@@ -46,7 +46,8 @@ struct LinearCase {
   }
 
   Sizes size;
-  HostTensor<Real> x, w, dy, y, dx, dx_sum, dw;
+  HostTensor<Real> x, w, dy, y, dx, dx_sum;
+  HostTensor<Compute<Real>> dw;
 };
 
 // The same per expert: expert e owns rows [begin[e], begin[e + 1]).
@@ -64,7 +65,7 @@ struct GroupedCase {
         y({R, N}, kUnset<Real>),
         dx({R, K}, kUnset<Real>),
         dx_sum(shared_random<Real>("dx_sum", {R, K})),
-        dw(shared_random<Real>("dw", {L, N, K})) {}
+        dw(shared_random<Compute<Real>>("dw", {L, N, K})) {}
 
   void forward(Ops& ops) { ops.grouped_matmul_nt(kQueue, y, x, w, begin); }
   void backward(Ops& ops) {
@@ -81,7 +82,8 @@ struct GroupedCase {
 
   int64_t R, L, N, K;
   HostTensor<int32_t> begin;
-  HostTensor<Real> x, w, dy, y, dx, dx_sum, dw;
+  HostTensor<Real> x, w, dy, y, dx, dx_sum;
+  HostTensor<Compute<Real>> dw;
 };
 
 // Experts without rows at the start, in the middle and at the end; no rows at all; one expert.
@@ -89,6 +91,41 @@ const std::vector<std::vector<int32_t>> kBounds = {
     {0, 0, 3, 3, 10, 10}, {0, 0, 0}, {0, 4}, {0, 150, 151, 151, 290, 300}, {0, 1, 2, 3, 4}};
 
 constexpr Sizes kGroupedSizes[] = {{0, 5, 3}, {0, 40, 50}, {0, 3, 0}, {0, 0, 3}, {0, 200, 150}};
+
+// The same numbers in f64 and in one of the dtypes that may be mixed.
+struct MixedOperand {
+  MixedOperand(const char* name, std::initializer_list<int64_t> shape, bool bf16)
+      : is_bf16(bf16),
+        wide(shared_random<double>(name, shape)),
+        f32(shared_random<float>(name, shape)),
+        narrow(shared_random<BFloat16>(name, shape)) {}
+
+  Tensor view() { return is_bf16 ? narrow.view() : f32.view(); }
+  double error() const {
+    return is_bf16 ? error_beyond_rounding(output(narrow).values, wide.values)
+                   : relative_error(f32.values, wide.values);
+  }
+
+  bool is_bf16;
+  HostTensor<double> wide;
+  HostTensor<float> f32;
+  HostTensor<BFloat16> narrow;
+};
+
+// One of the four products, grouped if `begin` is given.
+void run_product(Ops& ops, int product, Tensor y, Tensor x, Tensor w, Tensor begin) {
+  if (begin.is_none()) {
+    if (product == 0) ops.matmul_nt(kQueue, y, x, w);
+    if (product == 1) ops.matmul_nn(kQueue, x, y, w);
+    if (product == 2) ops.matmul_nn_add(kQueue, x, y, w);
+    if (product == 3) ops.matmul_tn_add(kQueue, w, y, x);
+  } else {
+    if (product == 0) ops.grouped_matmul_nt(kQueue, y, x, w, begin);
+    if (product == 1) ops.grouped_matmul_nn(kQueue, x, y, w, begin);
+    if (product == 2) ops.grouped_matmul_nn_add(kQueue, x, y, w, begin);
+    if (product == 3) ops.grouped_matmul_tn_add(kQueue, w, y, x, begin);
+  }
+}
 
 template <typename Real>
 auto at(const HostTensor<Real>& matrix, int64_t stride) {
@@ -173,10 +210,64 @@ TEST_CASE("matrix products in f32") {
     });
 }
 
+TEST_CASE("matrix products in bf16") {
+  // The last is larger than a block of each of its sizes, in every product.
+  std::vector<Sizes> sizes(std::begin(kSizes), std::end(kSizes));
+  sizes.push_back({1100, 1050, 1060});
+  for (const Sizes& s : sizes) {
+    INFO("T " << s.T << " N " << s.N << " K " << s.K);
+    const auto run = [s](Ops& ops, auto zero) {
+      LinearCase<decltype(zero)> c(s);
+      c.forward(ops);
+      c.backward(ops);
+      return outputs(c.y, c.dx, c.dx_sum, c.dw);
+    };
+    check_bf16(1e-6, run, false);
+  }
+  for (const auto& bounds : kBounds)
+    check_bf16(
+        1e-6,
+        [&](Ops& ops, auto zero) {
+          GroupedCase<decltype(zero)> c(bounds, 40, 50);
+          c.forward(ops);
+          c.backward(ops);
+          return outputs(c.y, c.dx, c.dx_sum, c.dw);
+        },
+        false);
+}
+
+TEST_CASE("matrix products of bf16 and f32 in any mixture") {
+  for (const int threads : {1, 3}) {
+    CpuBackend backend(threads);
+    Ops& ops = backend.ops();
+    for (int mixture = 0; mixture < 8; ++mixture) {
+      INFO(threads << " threads, bf16 among y, x, w: bits of " << mixture);
+      const auto is_bf16 = [&](int operand) { return (mixture >> operand & 1) != 0; };
+      const Sizes s = {130, 100, 90};
+      const auto bounds = host_tensor<int32_t>({4}, {0, 50, 50, 130});
+      // Plain, then in three groups, of which the second is empty.
+      for (const bool is_grouped : {false, true})
+        for (int product = 0; product < 4; ++product) {
+          INFO((is_grouped ? "grouped, product " : "product ") << product);
+          MixedOperand y("y", {s.T, s.N}, is_bf16(0)), x("x", {s.T, s.K}, is_bf16(1));
+          MixedOperand w = is_grouped ? MixedOperand("w", {3, s.N, s.K}, is_bf16(2))
+                                      : MixedOperand("w", {s.N, s.K}, is_bf16(2));
+          HostTensor<int32_t> begin = bounds;
+          const auto run = [&](Tensor y_TN, Tensor x_TK, Tensor w_NK) {
+            run_product(ops, product, y_TN, x_TK, w_NK, is_grouped ? begin.view() : Tensor());
+          };
+          run(y.wide, x.wide, w.wide);
+          run(y.view(), x.view(), w.view());
+          for (MixedOperand* operand : {&y, &x, &w}) CHECK(operand->error() <= 1e-6);
+        }
+    }
+  }
+}
+
 TEST_CASE("matrix products have the same bits every time") {
-  const auto run = [](Ops& ops) {
-    GroupedCase<float> grouped(kBounds[3], 40, 50);
-    LinearCase<float> plain({130, 100, 90});
+  const auto run = [](Ops& ops, auto zero) {
+    GroupedCase<decltype(zero)> grouped(kBounds[3], 40, 50);
+    LinearCase<decltype(zero)> plain({130, 100, 90});
     grouped.forward(ops);
     grouped.backward(ops);
     plain.forward(ops);
@@ -184,8 +275,11 @@ TEST_CASE("matrix products have the same bits every time") {
     return outputs(grouped.y, grouped.dx_sum, grouped.dw, plain.y, plain.dx, plain.dw);
   };
   CpuBackend backend(3);
-  const Outputs first = run(backend.ops());
-  for (int i = 0; i < 20; ++i) CHECK(same_bits(run(backend.ops()), first));
+  const Outputs first = run(backend.ops(), float{}), narrow = run(backend.ops(), BFloat16{});
+  for (int i = 0; i < 20; ++i) {
+    CHECK(same_bits(run(backend.ops(), float{}), first));
+    CHECK(same_bits(run(backend.ops(), BFloat16{}), narrow));
+  }
 }
 
 TEST_CASE("gradients of the matrix products") {

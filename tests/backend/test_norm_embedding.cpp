@@ -20,11 +20,11 @@ struct NormCase {
         weight(shared_random<Real>("weight", {D})),
         y({T, D}, kUnset<Real>),
         sum({T, D}, kUnset<Real>),
-        inv_rms({T}, kUnset<Real>),
+        inv_rms({T}, kUnset<Compute<Real>>),
         dy(shared_random<Real>("dy", {T, D})),
         dresidual(shared_random<Real>("dresidual", {T, D})),
         dx({T, D}, kUnset<Real>),
-        dweight({D}, Real{3}) {}
+        dweight({D}, Compute<Real>{3}) {}
 
   void forward(Ops& ops) {
     ops.rmsnorm_forward(kQueue, y, of_sum ? sum.view() : Tensor(), inv_rms, x,
@@ -38,14 +38,17 @@ struct NormCase {
 
   int64_t T, D;
   bool of_sum, has_residual;
-  HostTensor<Real> x, delta, weight, y, sum, inv_rms, dy, dresidual, dx, dweight;
+  HostTensor<Real> x, delta, weight, y, sum;
+  HostTensor<Compute<Real>> inv_rms;
+  HostTensor<Real> dy, dresidual, dx;
+  HostTensor<Compute<Real>> dweight;
 };
 
 template <typename Real>
 struct EmbeddingCase {
   EmbeddingCase(int64_t T, int64_t V, int64_t D)
       : table(shared_random<Real>("table", {V, D})),
-        dtable(shared_random<Real>("dtable", {V, D})),
+        dtable(shared_random<Compute<Real>>("dtable", {V, D})),
         dy(shared_random<Real>("dy", {T, D})),
         y({T, D}, kUnset<Real>),
         ids({T}) {
@@ -59,7 +62,9 @@ struct EmbeddingCase {
     ops.embedding_backward(kQueue, dtable, dy, ids, 0, dtable.view().dim(0));
   }
 
-  HostTensor<Real> table, dtable, dy, y;
+  HostTensor<Real> table;
+  HostTensor<Compute<Real>> dtable;
+  HostTensor<Real> dy, y;
   HostTensor<int32_t> ids;
 };
 
@@ -128,6 +133,46 @@ TEST_CASE("RMSNorm in f32 and with several threads") {
   check_thread_counts(run);
 }
 
+TEST_CASE("RMSNorm in bf16") {
+  check_bf16(2e-6, [](Ops& ops, auto zero) {
+    NormCase<decltype(zero)> c(700, 65, false, true);
+    c.forward(ops);
+    c.backward(ops);
+    return outputs(c.y, c.inv_rms, c.dx, c.dweight);
+  });
+}
+
+TEST_CASE("the gradient of the residual is added, in rows of any width") {
+  for (const int64_t D : {64, 256, 257, 600}) {
+    const auto run = [D](Ops& ops, auto zero) {
+      NormCase<decltype(zero)> with(9, D, false, true), without(9, D, false, false);
+      for (auto* c : {&with, &without}) {
+        c->forward(ops);
+        c->backward(ops);
+      }
+      return outputs(with.dx, without.dx, with.dresidual);
+    };
+    check_bf16(2e-6, run);
+    CpuBackend backend(1);
+    Outputs wide = run(backend.ops(), double{});
+    for (size_t i = 0; i < wide[1].values.size(); ++i) wide[1].values[i] += wide[2].values[i];
+    CHECK(relative_error(wide[0].values, wide[1].values) <= 1e-14);
+  }
+}
+
+TEST_CASE("RMSNorm of a sum in bf16 is that of the sum as it is stored") {
+  CpuBackend backend(2);
+  NormCase<BFloat16> of_sum(700, 65, true, false), of_stored(700, 65, false, false);
+  of_sum.forward(backend.ops());
+  for (size_t i = 0; i < of_sum.x.values.size(); ++i) {
+    const BFloat16 sum(load(of_sum.x.values[i]) + load(of_sum.delta.values[i]));
+    REQUIRE(of_sum.sum.values[i].bits == sum.bits);
+  }
+  of_stored.x = of_sum.sum;
+  of_stored.forward(backend.ops());
+  CHECK(same_bits(outputs(of_sum.y, of_sum.inv_rms), outputs(of_stored.y, of_stored.inv_rms)));
+}
+
 TEST_CASE("the embedding copies rows and adds their gradients") {
   CpuBackend backend(2);
   EmbeddingCase<double> c(700, 11, 65);
@@ -155,7 +200,7 @@ TEST_CASE("gradient of the embedding") {
   });
 }
 
-TEST_CASE("the embedding in f32 and with several threads") {
+TEST_CASE("the embedding in f32, in bf16 and with several threads") {
   const auto run = [](Ops& ops, auto zero) {
     EmbeddingCase<decltype(zero)> c(700, 11, 65);
     c.forward(ops);
@@ -163,6 +208,7 @@ TEST_CASE("the embedding in f32 and with several threads") {
     return outputs(c.y, c.dtable);
   };
   check_f32(2e-6, run);
+  check_bf16(2e-6, run);
   check_thread_counts(run);
 }
 

@@ -25,6 +25,9 @@ class Door {
 
   HostTensor<float> f32(std::initializer_list<int64_t> shape) { return HostTensor<float>(shape); }
   HostTensor<double> f64(std::initializer_list<int64_t> shape) { return HostTensor<double>(shape); }
+  HostTensor<BFloat16> bf16(std::initializer_list<int64_t> shape) {
+    return HostTensor<BFloat16>(shape);
+  }
   HostTensor<int32_t> i32(std::initializer_list<int64_t> shape) {
     return HostTensor<int32_t>(shape);
   }
@@ -93,6 +96,38 @@ TEST_CASE("a wrong dtype is refused") {
              contains_text("cross_entropy_loss: loss_sum is f32 (1), expected f64 (1)"));
   CHECK_THAT(message_of([&] { d.ops().copy(kQueue, d.f32({4}), d.i32({4})); }),
              contains_text("copy: y is f32 (4), expected i32 with 4 elements"));
+}
+
+TEST_CASE("bf16 is refused where sums and decisions are f32") {
+  Door d;
+  CHECK_THAT(message_of([&] {
+               d.ops().rmsnorm_weight_backward(kQueue, d.bf16({4}), d.bf16({2, 4}), d.bf16({2, 4}),
+                                               d.f32({2}));
+             }),
+             contains_text("rmsnorm_weight_backward: dweight is bf16 (4), expected f32 (4)"));
+  CHECK_THAT(message_of([&] {
+               d.ops().embedding_backward(kQueue, d.bf16({7, 4}), d.bf16({2, 4}), d.i32({2}), 0, 7);
+             }),
+             contains_text("embedding_backward: dtable is bf16 (7, 4), expected f32 (7, 4)"));
+  CHECK_THAT(message_of([&] {
+               d.ops().activation_forward(kQueue, d.bf16({2, 4}), d.bf16({2, 4}), d.bf16({2, 4}),
+                                          d.bf16({2}), Activation::kSwiGLU);
+             }),
+             contains_text("activation_forward: weight is bf16 (2), expected f32 (2)"));
+  CHECK_THAT(message_of([&] {
+               d.ops().softmax_statistics(kQueue, d.f64({2, 3}), d.bf16({2, 4}), d.i32({2}), 0, 4);
+             }),
+             contains_text("softmax_statistics: logits holds bf16, expected f32 or f64"));
+  CHECK_THAT(message_of([&] {
+               d.ops().router_forward(kQueue, d.bf16({2, 4}), d.bf16({2}), d.i32({2, 1}),
+                                      d.bf16({2, 1}), d.bf16({2, 1}), d.f64({1}), d.f64({1}),
+                                      d.bf16({2, 4}), Tensor(), RouterRule{}, false);
+             }),
+             contains_text("router_forward: logits holds bf16, expected f32 or f64"));
+  CHECK_THAT(message_of([&] {
+               d.ops().matmul_nt(kQueue, d.f64({2, 4}), d.bf16({2, 5}), d.bf16({4, 5}));
+             }),
+             contains_text("matmul_nt: y is f64 (2, 4), expected f32 (2, 4)"));
 }
 
 TEST_CASE("sizes that do not belong together are refused") {

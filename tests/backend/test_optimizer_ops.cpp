@@ -146,7 +146,7 @@ TEST_CASE("the sum of squares, on top of what was summed") {
   }
 }
 
-TEST_CASE("the sum of squares in f32 and with several threads") {
+TEST_CASE("the sum of squares in f32, in bf16 and with several threads") {
   const auto run = [](Ops& ops, auto zero) {
     auto x = shared_random<decltype(zero)>("x", {100000});
     HostTensor<double> sum({1}, 0.0);
@@ -154,6 +154,7 @@ TEST_CASE("the sum of squares in f32 and with several threads") {
     return outputs(sum);
   };
   check_f32(1e-15, run);  // squares are formed and summed in f64
+  check_bf16(1e-15, run);
   check_thread_counts(run);
 }
 

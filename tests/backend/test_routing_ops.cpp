@@ -154,7 +154,7 @@ TEST_CASE("jitter of a gradient is the gradient of jitter") {
   });
 }
 
-TEST_CASE("jitter in f32 and with several threads") {
+TEST_CASE("jitter in f32, in bf16 and with several threads") {
   const auto run = [](Ops& ops, auto zero) {
     auto x = shared_random<decltype(zero)>("x", {300, 17});
     HostTensor<decltype(zero)> y({300, 17});
@@ -162,5 +162,6 @@ TEST_CASE("jitter in f32 and with several threads") {
     return outputs(y);
   };
   check_f32(2e-7, run);
+  check_bf16(2e-7, run);
   check_thread_counts(run);
 }

@@ -87,7 +87,7 @@ TEST_CASE("safetensors: each broken rule is named") {
       {file_of(repeated, 11), "\"a\" twice"},
       {file_of(good_but("\"b\"", "\"a\""), 11), "\"a\" twice"},
       {file_of(good_but("[2],", "[2],\"shape\":[2],"), 11), "\"shape\" twice"},
-      {file_of(good_but("F32", "BF16"), 11), "\"BF16\" found, expected one of F32, F64"},
+      {file_of(good_but("F32", "F16"), 11), "\"F16\" found, expected one of F32, F64, BF16"},
       {file_of(good_but("\"F32\"", "4"), 11), "dtype 4 found"},
       {file_of(good_but("\"dtype\":\"F32\",", ""), 11), "expected an object of dtype"},
       {file_of(good_but("[2],", "[2],\"extra\":1,"), 11), "expected an object of dtype"},

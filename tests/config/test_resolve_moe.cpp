@@ -39,6 +39,14 @@ TEST_CASE("sinkhorn excludes every other way to balance") {
              contains_text("/moe/router_bias_update_rate: 0.001, but the router is \"sinkhorn\""));
   CHECK_THAT(said(sinkhorn + R"(0, "n_group": 2, "topk_group": 2)"),
              contains_text("which knows no groups"));
+  CHECK_THAT(said(sinkhorn + R"(0, "load_balancing_scope": "global_batch")"),
+             contains_text("/moe/load_balancing_scope: \"global_batch\", but the router"));
   CHECK(said(R"("router": "sigmoid", "router_bias_update_rate": 0.001)") == "");
   CHECK(said(R"("router": "softmax", "router_bias_update_rate": 0.001)") == "");
+}
+
+TEST_CASE("the capacity is counted within a micro-batch, whose drops know nothing of later ones") {
+  CHECK_THAT(said(R"("capacity_scope": "global_batch")"),
+             contains_text("/moe/capacity_scope") && contains_text("micro_batch"));
+  CHECK(said(R"("load_balancing_scope": "global_batch")") == "");
 }

@@ -30,6 +30,8 @@ TEST_CASE("the cut is balanced, the head counted as what it costs") {
   CHECK(blocks_of(7, 2) == Blocks{4, 3});
   // A head as expensive as two blocks (each 3 * 256 * 1024 + 4 * 256 * 256 + 256 * 256).
   CHECK(blocks_of(6, 2, "", ", \"vocab_size\": 8704") == Blocks{4, 2});
+  // Under what the head costs, here four blocks, the rest is even.
+  CHECK(blocks_of(6, 4, "", ", \"vocab_size\": 17408") == Blocks{2, 2, 2, 0});
   // One that costs more than all blocks leaves its stage to it.
   CHECK(blocks_of(3, 2, "", ", \"vocab_size\": 100000") == Blocks{3, 0});
   CHECK(blocks_of(2, 4) == Blocks{0, 1, 1, 0});

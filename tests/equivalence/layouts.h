@@ -2,6 +2,7 @@
 // that the configuration allows.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -48,5 +49,46 @@ inline std::vector<Layout> layouts_of(int ranks, const RunConfig& config) {
         }
   return layouts;
 }
+
+// Everything that may change with the layout and must change no number: ZeRO stage, schedule,
+// recomputation, sequence parallelism, overlap. Number `i` of a series in which neighbours differ
+// and each value meets each of the others.
+struct Variant {
+  int zero_stage;
+  ScheduleKind schedule;
+  RecomputePolicy recompute;
+  bool sequence_parallel;
+  bool reduce_once_per_step;
+
+  explicit Variant(size_t i)
+      : zero_stage(static_cast<int>(i % 3)),
+        schedule(kSchedules[i % 4]),
+        recompute(kPolicies[i / 2 % 3]),
+        sequence_parallel(i / 3 % 2 == 0),
+        reduce_once_per_step(zero_stage == 2 && i % 5 == 4) {}
+
+  void apply(RunConfig& config) const {
+    config.zero_optimization.stage = zero_stage;
+    config.zero_optimization.overlap_comm = zero_stage != 1;
+    config.zero_optimization.reduce_once_per_step = reduce_once_per_step;
+    config.activation_checkpointing.policy = recompute;
+    config.parallelism.sequence_parallel = sequence_parallel;
+    const bool has_stages = config.parallelism.pipeline_parallel_size > 1;
+    config.pipeline.schedule = has_stages ? schedule : ScheduleKind::k1F1B;
+    config.pipeline.virtual_stages =
+        config.pipeline.schedule == ScheduleKind::kInterleaved1F1B ? 2 : 1;
+  }
+  std::string name() const {
+    return fmt::format("ZeRO {}{}, schedule {}, recompute {}, sequence parallel {}", zero_stage,
+                       reduce_once_per_step ? " once per step" : "", static_cast<int>(schedule),
+                       static_cast<int>(recompute), sequence_parallel);
+  }
+
+ private:
+  static constexpr std::array kSchedules = {ScheduleKind::k1F1B, ScheduleKind::kInterleaved1F1B,
+                                            ScheduleKind::kZeroBubbleH1, ScheduleKind::kGPipe};
+  static constexpr std::array kPolicies = {RecomputePolicy::kNone, RecomputePolicy::kSelective,
+                                           RecomputePolicy::kFull};
+};
 
 }  // namespace switchyard::test

@@ -23,20 +23,25 @@ bool learns(const JobResult& job) {
 }
 
 // Compares layouts of these numbers of ranks with one rank, whose result is returned; every
-// `stride`-th of them.
+// `stride`-th of them, each with the next Variant.
 JobResult check_layouts(RunConfig config, std::initializer_list<int> rank_counts, size_t stride = 1,
                         const JobOptions& options = {}) {
   config.parallelism = Layout{}.parallelism();
   const JobResult reference = run_job_on_threads(config, 1, options);
   CHECK(learns(reference));
+  size_t index = 0;
   for (const int ranks : rank_counts) {
     const std::vector<Layout> layouts = layouts_of(ranks, config);
     for (size_t i = 0; i < layouts.size(); i += stride) {
-      config.parallelism = layouts[i].parallelism();
+      RunConfig varied = config;
+      varied.parallelism = layouts[i].parallelism();
+      const Variant variant(index++);
+      variant.apply(varied);
+      CAPTURE(layouts[i].name(), variant.name());
       std::string where;
       const double worst =
-          worst_difference(run_job_on_threads(config, ranks, options), reference, where);
-      CAPTURE(layouts[i].name(), where);
+          worst_difference(run_job_on_threads(varied, ranks, options), reference, where);
+      CAPTURE(where);
       CHECK(worst <= kBound);
     }
   }
@@ -68,11 +73,36 @@ const std::vector<Drops> kDrops = {{TokenDropPolicy::kDropless, DropOrderConfig:
 
 }  // namespace
 
-TEST_CASE("all layouts of 8 ranks agree") {
-  const TokenFixture tokens(320, 8, 29);
+TEST_CASE("all layouts of 1, 2, 4 and 8 ranks agree") {
+  const TokenFixture tokens(900, 8, 29);
+  for (const TokenDropPolicy policy : {TokenDropPolicy::kDropless, TokenDropPolicy::kCapacity}) {
+    RunConfig config = small_job_config(tokens.prefix());
+    config.train_batch_size = 32;
+    config.gradient_accumulation_steps = 4;
+    config.moe.num_shared_experts = 1;
+    config.moe.token_drop_policy = policy;
+    config.moe.capacity_scope = BalanceScope::kMicroBatch;
+    config.gradient_clipping = 1.0;
+    CAPTURE(static_cast<int>(policy));
+    check_layouts(config, {1, 2, 4, 8});
+  }
+}
+
+TEST_CASE("layouts of 3, 6 and 12 ranks agree: odd cuts, uneven stages, three ranks of experts") {
+  const TokenFixture tokens(900, 8, 29);
   RunConfig config = small_job_config(tokens.prefix());
-  config.moe.num_shared_experts = 1;
-  check_layouts(config, {8});
+  config.train_batch_size = 24;
+  config.gradient_accumulation_steps = 2;
+  config.model.num_hidden_layers = 4;
+  config.moe.layer_freq = {1, 0, 1, 1};
+  config.model.hidden_size = 24;
+  config.model.num_attention_heads = 12;
+  config.model.num_key_value_heads = 3;
+  config.moe.num_experts = 6;
+  config.model.moe_intermediate_size = 12;
+  config.model.tie_word_embeddings = true;
+  check_layouts(config, {3, 6}, 2);
+  check_layouts(config, {12}, 9);
 }
 
 TEST_CASE("layouts agree: drops x top-k x scopes x accumulation") {
@@ -92,6 +122,41 @@ TEST_CASE("layouts agree: drops x top-k x scopes x accumulation") {
                   static_cast<int>(scope), accumulation);
           check_layouts(config, {1, 2, 4});
         }
+}
+
+TEST_CASE("layouts agree: sigmoids, groups and a bias; the balance loss of the global batch") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig config = small_job_config(tokens.prefix());
+  config.moe.router = RouterKind::kSigmoid;
+  config.moe.n_group = 4;
+  config.moe.topk_group = 2;
+  config.moe.routed_scaling_factor = 1.5;
+  config.moe.router_bias_update_rate = 0.02;
+  config.moe.load_balancing_scope = BalanceScope::kGlobalBatch;
+  config.train_batch_size = 24;
+  config.gradient_accumulation_steps = 3;
+  const JobResult sigmoid = check_layouts(config, {2, 4});
+  REQUIRE(sigmoid.state.size() == 2);
+  for (const auto& [name, bias] : sigmoid.state)
+    CHECK(*std::max_element(bias.begin(), bias.end()) > 0.05);
+  config.moe.router = RouterKind::kSoftmax;
+  config.moe.n_group = config.moe.topk_group = 1;
+  config.moe.token_drop_policy = TokenDropPolicy::kCapacity;
+  config.activation_checkpointing.policy = RecomputePolicy::kFull;
+  check_layouts(config, {2, 4}, 2);
+}
+
+TEST_CASE("layouts agree: Sinkhorn within sequences and micro-batches") {
+  const TokenFixture tokens(320, 8, 29);
+  RunConfig config = small_job_config(tokens.prefix());
+  config.moe.router = RouterKind::kSinkhorn;
+  config.moe.load_balancing_loss_coef = 0;
+  config.moe.top_k = 1;
+  check_layouts(config, {2, 4});
+  config.moe.top_k = 2;
+  config.moe.load_balancing_scope = BalanceScope::kMicroBatch;
+  config.activation_checkpointing.policy = RecomputePolicy::kFull;
+  check_layouts(config, {2, 4}, 2);
 }
 
 TEST_CASE("layouts agree with mixed scopes, jitter, shared experts and a document mask") {

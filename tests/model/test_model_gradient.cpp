@@ -63,6 +63,37 @@ TEST_CASE("model gradient: position drops, no renormalisation, input jitter") {
   check(config);
 }
 
+TEST_CASE("model gradient: sigmoid scores, groups, scaled weights, a bias") {
+  for (const RouterKind router : {RouterKind::kSoftmax, RouterKind::kSigmoid})
+    for (const int top_k : {1, 2})
+      for (const bool normalize : {false, true}) {
+        RunConfig config = tiny_config();
+        config.moe.router = router;
+        config.moe.top_k = top_k;
+        config.moe.norm_topk_prob = normalize;
+        config.moe.routed_scaling_factor = 1.7;
+        config.moe.n_group = 2;
+        config.moe.topk_group = 1;
+        config.moe.router_bias_update_rate = 0.01;
+        if (normalize) config.moe.load_balancing_scope = BalanceScope::kGlobalBatch;
+        CAPTURE(static_cast<int>(router), top_k, normalize);
+        check(config);
+      }
+}
+
+TEST_CASE("model gradient: Sinkhorn, both scopes") {
+  for (const int top_k : {1, 2})
+    for (const auto scope : {BalanceScope::kSequence, BalanceScope::kMicroBatch}) {
+      RunConfig config = tiny_config();
+      config.moe.router = RouterKind::kSinkhorn;
+      config.moe.load_balancing_loss_coef = 0;
+      config.moe.load_balancing_scope = scope;
+      config.moe.top_k = top_k;
+      CAPTURE(top_k, static_cast<int>(scope));
+      check(config);
+    }
+}
+
 TEST_CASE("model gradient: ReLU and GELU experts") {
   for (const auto activation : {ExpertActivation::kReLU, ExpertActivation::kGELU}) {
     RunConfig config = tiny_config();

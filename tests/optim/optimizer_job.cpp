@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <map>
 
 namespace switchyard::test {
 namespace {
@@ -25,12 +25,23 @@ void check_padding_rows(const Parameter& parameter) {
     SY_CHECK(bytes[i] == std::byte{0}, "{}: padding is not zero", parameter.name);
 }
 
-void check_parameter(OptimizerJob& job, const Parameter& parameter, const PlainAdamW& plain,
-                     DType real, const std::string& text) {
+// All weights, unit by unit, as the next forward pass would find them.
+std::map<std::string, std::vector<double>> weights_as_layers_read(OptimizerJob& job) {
+  std::map<std::string, std::vector<double>> weights;
+  const UnitHooks hooks = job.optimizer().hooks();
+  for (int unit = 0; unit < DeclaredParameters::kNumUnits; ++unit) {
+    hooks.before_forward(unit);
+    for (const Parameter& parameter : job.parameters().all())
+      if (parameter.unit == unit) weights[parameter.name] = to_doubles(parameter.weight);
+  }
+  return weights;
+}
+
+// `read`: the weight as layers read it.
+void check_parameter(OptimizerJob& job, const Parameter& parameter, const std::vector<double>& read,
+                     const PlainAdamW& plain, DType real, const std::string& text) {
   const double tolerance = real == DType::kF64 ? 1e-12 : 1e-5;
   const PlainAdamW::State& expected = plain.state(parameter.name);
-  job.optimizer().hooks().before_forward(parameter.unit);
-  const std::vector<double> read = to_doubles(parameter.weight);  // as layers do
   const std::vector<double> gradient = job.optimizer().gradient_of(parameter);
   const std::vector<double> weight = job.optimizer().weight_of(parameter);
   for_each_element(parameter, [&](size_t i, int64_t whole) {
@@ -92,7 +103,7 @@ Tensor Scalars::begin_step(int step) {
 OptimizerJob::OptimizerJob(Communicator& world, const OptimizerCase& what)
     : what_(what),
       config_(what.config()),
-      grid_(world, what.sizes),
+      grid_(world, what.sizes, &backend_),
       parameters_(what.sizes, grid_.me(), what.freezing),
       optimizer_(backend_, grid_, config_, parameters_.list()) {}
 
@@ -166,8 +177,9 @@ void check_follows_plain(Communicator& world, const OptimizerCase& what, int ste
              plain_norm);
     std::vector<double>& scalars = job.scalars().values();
     check_same(world, hash_of(Tensor(scalars.data(), DType::kF64, {kNumStepScalars})), text);
+    const auto read = weights_as_layers_read(job);
     for (const Parameter& parameter : job.parameters().all())
-      check_parameter(job, parameter, plain, what.real, text);
+      check_parameter(job, parameter, read.at(parameter.name), plain, what.real, text);
   }
 }
 

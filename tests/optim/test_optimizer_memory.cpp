@@ -49,7 +49,7 @@ Measured measure(const OptimizerCase& what) {
   run_ranks(what.sizes.world(), [&](Communicator& world) {
     const RunConfig config = what.config();
     CpuBackend backend(1);
-    const ProcessGrid grid(world, what.sizes);
+    const ProcessGrid grid(world, what.sizes, &backend);
     std::vector<Parameter> memory;
     const ParameterList list = aligned_parameters(memory, grid.me().ep, what.sizes.ep);
     ZeroOptimizer optimizer(backend, grid, config, list);

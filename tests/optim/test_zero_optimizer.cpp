@@ -104,6 +104,32 @@ TEST_CASE("zero: bf16 messages, of numbers that bf16 holds") {
       check(what);
 }
 
+TEST_CASE("zero: bf16 messages are rounded, sums over micro-batches are not") {
+  const double small = std::ldexp(1.0, -10);  // lost beside 1 in bf16, but not in f32
+  for (const ReductionType messages : {ReductionType::kFP32, ReductionType::kBF16})
+    for (const OptimizerCase& what :
+         stages({.sizes = {.dp = 2}, .real = DType::kBF16, .messages = messages})) {
+      const bool is_rounded = messages == ReductionType::kBF16;
+      const bool sums_before_rounding = what.stage < 2 || what.reduce_once_per_step;
+      const double expected = is_rounded && sums_before_rounding ? 2 : 2 + 2 * small;
+      INFO(what.text());
+      CHECK_NOTHROW(run_ranks(2, [&](Communicator& world) {
+        OptimizerJob job(world, what);
+        const UnitHooks hooks = job.optimizer().hooks();
+        job.optimizer().begin_step();
+        Parameter& head = job.parameters().named("head");
+        for (const double value : {1.0, small}) {
+          hooks.before_gradients(2);
+          for (float& g : head.gradient().span<float>()) g += static_cast<float>(value);
+          hooks.after_gradients(2, value == small);
+        }
+        job.optimizer().finish_reduction();
+        for (const double g : job.optimizer().gradient_of(head))
+          SY_CHECK(g == expected, "the sum is {}, not {}", g, expected);
+      }));
+    }
+}
+
 TEST_CASE("zero: the same job twice leaves the same bits") {
   for (const OptimizerCase& what :
        stages({.sizes = {.dp = 4, .ep = 2}, .real = DType::kF32, .accumulation = 2}))

@@ -1,6 +1,6 @@
 // Schedules against closed forms: every step once and in order, the bubble, the slots.
 #include <map>
-#include <set>
+#include <tuple>
 
 #include "pipeline/schedules.h"
 #include "pipeline/simulator.h"
@@ -87,6 +87,41 @@ TEST_CASE("a slow weight part leaves zb_h1 no worse than 1f1b") {
             bubble_of({ScheduleKind::k1F1B, p, m, 1}, {1, 1, 4}));
 }
 
+TEST_CASE("a step starts after what it needs, and a stage does one thing at a time") {
+  for (const ScheduleSpec& spec : all_schedules()) {
+    CAPTURE(described(spec));
+    std::vector<StepCosts> costs;  // far from even, so that stages do wait
+    for (int piece = 0; piece < spec.num_pieces(); ++piece)
+      costs.push_back({1.0 + piece * 7 % 5, 1.0 + piece * 3 % 7, 2.0 + piece % 3});
+    const Timeline timeline = simulate(spec, costs);
+    std::map<std::tuple<Phase, int, int>, double> end_of;  // (phase, micro-batch, piece)
+    const auto for_each = [&](const auto& visit) {
+      for (size_t stage = 0; stage < timeline.stages.size(); ++stage)
+        for (const TimedStep& timed : timeline.stages[stage])
+          visit(timed, timed.step.chunk * spec.num_stages + static_cast<int>(stage));
+    };
+    for_each([&](const TimedStep& timed, int piece) {
+      end_of[std::tuple(timed.step.phase, timed.step.micro_batch, piece)] = timed.end;
+    });
+    const bool is_split = spec.kind == ScheduleKind::kZeroBubbleH1;
+    const Phase backward = is_split ? Phase::kBackwardInput : Phase::kBackward;
+    for_each([&](const TimedStep& timed, int piece) {
+      const auto comes_after = [&](Phase phase, int other) {
+        REQUIRE(timed.start >= end_of.at(std::tuple(phase, timed.step.micro_batch, other)));
+      };
+      if (timed.step.phase == Phase::kBackwardWeight) return comes_after(backward, piece);
+      if (timed.step.phase == Phase::kForward) {
+        if (piece > 0) comes_after(Phase::kForward, piece - 1);
+        return;
+      }
+      comes_after(Phase::kForward, piece);
+      if (piece + 1 < spec.num_pieces()) comes_after(backward, piece + 1);
+    });
+    for (const auto& steps : timeline.stages)
+      for (size_t i = 1; i < steps.size(); ++i) REQUIRE(steps[i].start >= steps[i - 1].end);
+  }
+}
+
 TEST_CASE("start and end of every step, of unequal pieces") {
   const ScheduleSpec spec{ScheduleKind::k1F1B, 2, 2, 1};
   const Timeline timeline = simulate(spec, std::vector<StepCosts>{{1, 1, 1}, {3, 2, 1}});
@@ -160,7 +195,7 @@ TEST_CASE("the table of a schedule") {
         "stage 0   F0 F1 .  B0 W0 B1 W1\n"
         "stage 1   .  F0 B0 F1 B1 W0 W1\n");
   const ScheduleSpec interleaved{ScheduleKind::kInterleaved1F1B, 2, 2, 2};
-  CHECK(schedule_table(interleaved, simulate(interleaved), 6) ==
+  CHECK(schedule_table(interleaved, simulate(interleaved), 40) ==
         "stage 0   F0.0 F1.0 F0.1 F1.1 .    . ...\n"
         "stage 1   .    F0.0 F1.0 F0.1 B0.1 - ...\n");
 }

@@ -1,6 +1,8 @@
 #include "support/training_job.h"
 
 #include <algorithm>
+#include <cmath>
+#include <deque>
 #include <mutex>
 
 #include "comm/thread_communicator.h"
@@ -59,21 +61,24 @@ RunConfig small_job_config(const std::string& data_prefix) {
   return config;
 }
 
-TrainerOnRank::TrainerOnRank(RunConfig unresolved, Communicator& world)
+TrainerOnRank::TrainerOnRank(RunConfig unresolved, Communicator& world, Backend* on)
     : config((resolve(unresolved, world.size()), std::move(unresolved))),
-      backend(config.training.num_threads),
+      own_backend(on == nullptr ? std::make_unique<CpuBackend>(config.training.num_threads)
+                                : nullptr),
+      backend(on == nullptr ? *own_backend : *on),
       grid(world, grid_sizes(config), &backend),
       dataset(open_dataset(config)),
       trainer(config, backend, grid, dataset) {}
 
-JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options) {
-  TrainerOnRank on_rank(std::move(config), world);
+JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options, Backend* on) {
+  TrainerOnRank on_rank(std::move(config), world, on);
   Trainer& trainer = on_rank.trainer;
   trainer.set_routing_log(options.routing);
 
   JobResult result;
-  const auto gather = [&](const std::function<std::vector<double>(const Parameter&)>& read) {
-    GlobalTensors tensors = gather_global_tensors(trainer.parameters(), world, read);
+  const auto gather = [&](const ParameterList& list,
+                          const std::function<std::vector<double>(const Parameter&)>& read) {
+    GlobalTensors tensors = gather_global_tensors(list, world, read);
     if (tensors.copy_difference > result.copy_difference) {
       result.copy_difference = tensors.copy_difference;
       result.copy_difference_in = tensors.copy_difference_in;
@@ -83,16 +88,31 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
   while (trainer.step() < options.steps) {
     const StepReport report = trainer.train_step();
     result.lm_loss.push_back(report.lm_loss);
-    result.load_balancing_loss.push_back(report.load_balancing_loss);
-    result.z_loss.push_back(report.z_loss);
+    result.load_balancing_loss.push_back(report.moe.load_balancing_loss);
+    result.z_loss.push_back(report.moe.z_loss);
     result.grad_norm.push_back(report.grad_norm);
-    result.dropped_fraction.push_back(report.dropped_fraction);
+    for (const MoeLayerStatistics& layer : report.moe.layers)
+      result.router_entropy.push_back(layer.router_entropy);
+    result.dropped_fraction.push_back(report.moe.dropped_fraction);
     if (std::count(options.gradient_steps.begin(), options.gradient_steps.end(), report.step) > 0)
-      result.gradients[report.step] = gather(
-          [&](const Parameter& parameter) { return trainer.optimizer().gradient_of(parameter); });
+      result.gradients[report.step] = gather(trainer.parameters(), [&](const Parameter& parameter) {
+        return trainer.optimizer().gradient_of(parameter);
+      });
   }
-  result.weights =
-      gather([&](const Parameter& parameter) { return trainer.optimizer().weight_of(parameter); });
+  result.weights = gather(trainer.parameters(), [&](const Parameter& parameter) {
+    return trainer.optimizer().weight_of(parameter);
+  });
+  std::deque<Parameter> declared;  // state under the same names, for the same gathering
+  ParameterList state;
+  for (const StateTensor& tensor : trainer.state()) {
+    declared.push_back(dense_parameter(tensor.name, {tensor.tensor.numel()}));
+    declared.back().weight = tensor.tensor;
+    state.push_back(&declared.back());
+  }
+  result.state = gather(state, [](const Parameter& parameter) {
+    const auto values = parameter.weight.span<double>();
+    return std::vector<double>(values.begin(), values.end());
+  });
   return result;
 }
 
@@ -126,6 +146,7 @@ double worst_difference(const JobResult& job, const JobResult& reference, std::s
   compare("load_balancing_loss", job.load_balancing_loss, reference.load_balancing_loss);
   compare("z_loss", job.z_loss, reference.z_loss);
   compare("grad_norm", job.grad_norm, reference.grad_norm);
+  compare("router_entropy", job.router_entropy, reference.router_entropy);
   compare("dropped_fraction", job.dropped_fraction, reference.dropped_fraction);
   for (const auto& [step, gradients] : reference.gradients)
     for (const auto& [name, values] : gradients)
@@ -133,6 +154,8 @@ double worst_difference(const JobResult& job, const JobResult& reference, std::s
               values);
   for (const auto& [name, values] : reference.weights)
     compare("final " + name, job.weights.at(name), values);
+  for (const auto& [name, values] : reference.state)
+    compare("final " + name, job.state.at(name), values);
   if (job.copy_difference > worst) {
     worst = job.copy_difference;
     where = "copies of " + job.copy_difference_in;

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,12 +36,14 @@ class TokenFixture {
 // A model of a few thousand parameters with one dense and two MoE layers; f64.
 RunConfig small_job_config(const std::string& data_prefix);
 
-// A trainer and all it needs, on this rank.
+// A trainer and all it needs, on this rank. `on`: what it computes on; a CpuBackend of its own
+// unless another is given.
 struct TrainerOnRank {
-  TrainerOnRank(RunConfig unresolved, Communicator& world);
+  TrainerOnRank(RunConfig unresolved, Communicator& world, Backend* on = nullptr);
 
   const RunConfig config;
-  CpuBackend backend;
+  std::unique_ptr<CpuBackend> own_backend;
+  Backend& backend;
   const ProcessGrid grid;
   const Dataset dataset;
   Trainer trainer;
@@ -48,9 +51,11 @@ struct TrainerOnRank {
 
 struct JobResult {
   std::vector<double> lm_loss, load_balancing_loss, z_loss, grad_norm, dropped_fraction;
+  std::vector<double> router_entropy;  // of each MoE layer, step after step
   // Global gradients after the steps asked for: name -> values of the whole tensor.
   std::map<int64_t, std::map<std::string, std::vector<double>>> gradients;  // by step
   std::map<std::string, std::vector<double>> weights;                       // at the end
+  std::map<std::string, std::vector<double>> state;                         // router biases
   double copy_difference = 0;  // between ranks that hold the same elements of any of these: 0
   std::string copy_difference_in;
 };
@@ -62,8 +67,9 @@ struct JobOptions {
 };
 
 // Runs the job on this rank; collective. `config` is not resolved yet. Every rank returns losses
-// and norms; gradients and weights are assembled on rank 0 only.
-JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options);
+// and norms; gradients and weights are assembled on rank 0 only. `on`: see TrainerOnRank.
+JobResult run_job(RunConfig config, Communicator& world, const JobOptions& options,
+                  Backend* on = nullptr);
 
 // The same with `num_ranks` threads; rank 0's result. `wrap` may replace a rank's world
 // communicator (to plant faults).

@@ -57,8 +57,8 @@ class CheckLayers(unittest.TestCase):
                           "src/core/error.h:2", '"cli/train.h"', "nothing of cli/")
 
     def test_include_of_a_sibling(self):
-        self.assert_found({"src/optim/optimizer.h": '#include "model/stage.h"\n'},
-                          "src/optim/optimizer.h:1", "only model/parameter.h of model/")
+        self.assert_found({"src/optim/zero_optimizer.h": '#include "model/stage.h"\n'},
+                          "src/optim/zero_optimizer.h:1", "only model/parameter.h, model/unit_hooks.h of model/")
 
     def test_unknown_folder(self):
         self.assert_found({"src/utils/helper.h": ""}, "src/utils/helper.h", "no row")

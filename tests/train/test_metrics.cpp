@@ -18,13 +18,28 @@ TEST_CASE("a step is one JSON object with these keys, in this order") {
   const auto json = nlohmann::ordered_json::parse(to_json_line(report));
   std::vector<std::string> keys;
   for (const auto& [key, value] : json.items()) keys.push_back(key);
-  CHECK(keys == std::vector<std::string>{"step", "tokens", "lm_loss", "load_balancing_loss",
-                                         "z_loss", "grad_norm", "learning_rate", "step_time_s",
-                                         "tokens_per_s", "tflops", "mfu", "all_to_all_time_s",
-                                         "all_to_all_bytes", "expert_load_max_over_mean",
-                                         "dropped_fraction", "peak_memory_bytes", "arena_growths"});
+  CHECK(keys == std::vector<std::string>{
+                    "step", "tokens", "lm_loss", "load_balancing_loss", "z_loss", "grad_norm",
+                    "learning_rate", "step_time_s", "tokens_per_s", "tflops", "mfu",
+                    "all_to_all_time_s", "all_to_all_bytes", "expert_load_max_over_mean",
+                    "dropped_fraction", "moe_layers", "peak_memory_bytes", "arena_growths"});
   CHECK(json["step"] == 3);
   CHECK(json["all_to_all_bytes"].is_number_integer());
+}
+
+TEST_CASE("what each MoE layer did") {
+  StepReport report;
+  report.moe.layers = {{.layer = 1,
+                        .expert_load_max_over_mean = 1.5,
+                        .router_entropy = 0.25,
+                        .dead_experts = 2,
+                        .dropped_fraction = 0.125},
+                       {.layer = 3}};
+  const auto layers = nlohmann::json::parse(to_json_line(report))["moe_layers"];
+  REQUIRE(layers.size() == 2);
+  CHECK(layers[0] == nlohmann::json::parse(R"({"layer": 1, "expert_load_max_over_mean": 1.5,
+    "router_entropy": 0.25, "dead_experts": 2, "dropped_fraction": 0.125})"));
+  CHECK(layers[1]["layer"] == 3);
 }
 
 TEST_CASE("numbers are the shortest text that reads back to the same bits") {
@@ -40,7 +55,7 @@ TEST_CASE("what JSON cannot say as a number is a string") {
   StepReport report;
   report.lm_loss = std::numeric_limits<double>::quiet_NaN();
   report.grad_norm = std::numeric_limits<double>::infinity();
-  report.z_loss = -std::numeric_limits<double>::infinity();
+  report.moe.z_loss = -std::numeric_limits<double>::infinity();
   const auto json = nlohmann::json::parse(to_json_line(report));
   CHECK(json["lm_loss"] == "NaN");
   CHECK(json["grad_norm"] == "Infinity");

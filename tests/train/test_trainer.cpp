@@ -1,10 +1,7 @@
-// The trainer as a whole: known losses, memory that stands still, weights that any grid can read.
+// The trainer as a whole: known losses, memory that stands still.
 #include <cmath>
 #include <cstdio>
 
-#include "backend/cpu/cpu_backend.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/weights.h"
 #include "comm/collective_error.h"
 #include "comm/self_communicator.h"
 #include "comm/thread_communicator.h"
@@ -139,85 +136,72 @@ TEST_CASE("a diverging run stops without touching the weights") {
   CHECK(weights() == before);
 }
 
-TEST_CASE("weights written by any grid are the same file, which any model reads") {
+TEST_CASE("the bias evens out what skewed routing begins with, and validation leaves it alone") {
   const TokenFixture tokens(320, 8, 29);
   RunConfig config = small_job_config(tokens.prefix());
-  const std::string path = tokens.prefix() + ".safetensors";
-  std::vector<std::vector<double>> files;
-  for (const int ranks : {1, 2, 4}) {
-    config.parallelism.expert_parallel_size = ranks;
-    run_ranks(ranks, [&](Communicator& world) {
-      TrainerOnRank on_rank(config, world);  // initial weights: equal bits on every grid
-      save_weights(path, on_rank.trainer.parameters(), on_rank.backend, on_rank.grid);
-    });
-    const SafetensorsFile file(path);
-    CHECK(file.info("model.layers.2.mlp.experts.7.down_proj.weight").shape ==
-          std::vector<int64_t>{16, 16});
-    std::vector<double> values;
-    for (const std::string& name : file.names()) {
-      const std::vector<double> tensor = file.read_as<double>(name);
-      values.insert(values.end(), tensor.begin(), tensor.end());
-    }
-    files.push_back(values);
-  }
-  CHECK(files[0] == files[1]);
-  CHECK(files[0] == files[2]);
-
-  resolve(config, 4);
-  CpuBackend backend(1);
+  config.train_batch_size = 32;
+  config.moe.router = RouterKind::kSigmoid;
+  config.moe.load_balancing_loss_coef = 0;
+  config.model.initializer_range = 0.6;  // logits far apart
   SelfCommunicator world("world");
-  const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config, whole_model(config));
-  const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
-  load_weights(path, stage.parameters(), backend);
-  const SafetensorsFile file(path);
-  for (const Parameter* parameter : stage.parameters()) {
-    const auto weight = parameter->weight.span<double>();
-    std::vector<double> stored;
-    if (parameter->group == ReplicaGroup::kDense)
-      stored = file.read_as<double>(parameter->name);
-    else
-      for (int expert = 0; expert < 8; ++expert) {
-        std::string name = parameter->name;
-        name.insert(name.find(".experts.") + 9, std::to_string(expert) + ".");
-        const std::vector<double> values = file.read_as<double>(name);
-        stored.insert(stored.end(), values.begin(), values.end());
-      }
-    CAPTURE(parameter->name);
-    CHECK(stored == std::vector<double>(weight.begin(), weight.end()));
-  }
+  // Mean over the last ten of 60 steps.
+  const auto final_load = [&](double rate) {
+    config.moe.router_bias_update_rate = rate;
+    TrainerOnRank on_rank(config, world);
+    double load = 0;
+    while (on_rank.trainer.step() < 60) {
+      const StepReport report = on_rank.trainer.train_step();
+      if (report.step > 50) load += report.moe.expert_load_max_over_mean / 10;
+    }
+    const auto bias = [&] {
+      std::vector<double> values;
+      for (const StateTensor& state : on_rank.trainer.state())
+        values.insert(values.end(), state.tensor.span<double>().begin(),
+                      state.tensor.span<double>().end());
+      return values;
+    };
+    const std::vector<double> before = bias();
+    CHECK(before.size() == (rate > 0 ? 16 : 0));
+    on_rank.trainer.validate(0);
+    CHECK(bias() == before);
+    return load;
+  };
+  const double without = final_load(0), with = final_load(0.01);
+  CAPTURE(without, with);
+  CHECK(without > 3);
+  CHECK(with < 1.8);
 }
 
-TEST_CASE("weights of another model are refused by name") {
-  const TokenFixture tokens(320, 8, 29);
-  RunConfig config = small_job_config(tokens.prefix());
-  resolve(config, 1);
-  const std::string path = tokens.prefix() + ".safetensors";
-  CpuBackend backend(1);
+TEST_CASE("statistics of each MoE layer, by hand") {
+  RunConfig config;
+  config.train_batch_size = 2;
+  config.gradient_accumulation_steps = 1;
+  config.data.sequence_length = 5;
+  config.model.num_hidden_layers = 3;
+  config.moe.num_experts = 4;
+  config.moe.layer_freq = {1, 0, 1};
+  StatisticsBuffer::Values values;  // of 10 tokens with two experts each
+  values.balance_sum = {2.0, 6.0};
+  values.z_sum = {10.0, 30.0};
+  values.entropy_sum = {5.0, 12.0};
+  values.expert_load = {4, 8, 0, 0, 8, 5, 5, 5, 5, 0};
   SelfCommunicator world("world");
-  const ProcessGrid grid(world, GridSizes{});
-  Stage stage(backend, grid, config, whole_model(config));
-  const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
-  save_weights(path, stage.parameters(), backend, grid);
-
-  const auto message_for = [&](const RunConfig& other, DType real) {
-    Stage reader(backend, grid, other, whole_model(other));
-    const std::vector<Buffer> buffers = allocate_weights(reader.parameters(), backend, real);
-    try {
-      load_weights(path, reader.parameters(), backend);
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string();
-  };
-  CHECK(message_for(config, DType::kF64).empty());
-  CHECK_THAT(message_for(config, DType::kF32),
-             contains_text("is f64 (29, 16), expected f32 (29, 16)"));
-  RunConfig wider = config;
-  wider.model.vocab_size = 30;
-  CHECK_THAT(message_for(wider, DType::kF64), contains_text("expected f64 (30, 16)"));
-  RunConfig deeper = config;
-  deeper.model.num_hidden_layers = 4;
-  deeper.moe.layer_freq = {1, 0, 1, 1};
-  CHECK_THAT(message_for(deeper, DType::kF64), contains_text("is missing"));
+  const MoeStatistics statistics = moe_statistics(config, values, world);
+  CHECK(statistics.load_balancing_loss == 2);  // 8 / (2 layers * 2 sequences)
+  CHECK(statistics.z_loss == 2);
+  REQUIRE(statistics.layers.size() == 2);
+  const MoeLayerStatistics &first = statistics.layers[0], &second = statistics.layers[1];
+  CHECK(first.layer == 0);
+  CHECK_THAT(first.expert_load_max_over_mean, Catch::Matchers::WithinRel(8 / 3.0, 1e-14));
+  CHECK(first.router_entropy == 0.5);
+  CHECK(first.dead_experts == 2);
+  CHECK(first.dropped_fraction == 0.4);
+  CHECK(second.layer == 2);
+  CHECK(second.expert_load_max_over_mean == 1);
+  CHECK(second.router_entropy == 1.2);
+  CHECK(second.dead_experts == 0);
+  CHECK(second.dropped_fraction == 0);
+  CHECK(statistics.expert_load_max_over_mean == first.expert_load_max_over_mean);
+  CHECK(statistics.dropped_fraction == 0.2);
+  CHECK(moe_statistics(config, {}, world).layers.empty());
 }

@@ -54,16 +54,26 @@ class CpuOps final : public Ops {
                               Tensor dy_RF, Tensor gate_RF, Tensor up_RF, Tensor weight_R,
                               Activation activation) override;
   void do_router_forward(Queue q, Tensor probs_TE, Tensor lse_T, Tensor expert_TA, Tensor score_TA,
-                         Tensor weight_TA, Tensor z_sum, Tensor logits_TE, bool normalize,
-                         bool expert_is_given) override;
+                         Tensor weight_TA, Tensor z_sum, Tensor entropy_sum, Tensor logits_TE,
+                         Tensor bias_E, const RouterRule& rule, bool expert_is_given) override;
   void do_router_statistics(Queue q, Tensor count_SE, Tensor prob_sum_SE, Tensor expert_TA,
-                            Tensor probs_TE, int64_t first_row, int64_t rows_per_scope) override;
+                            Tensor probs_TE, RouterScore score, int64_t first_row,
+                            int64_t rows_per_scope) override;
   void do_balance_loss(Queue q, Tensor loss_sum, Tensor prob_gradient_SE, Tensor count_SE,
-                       Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t top_k) override;
+                       Tensor prob_sum_SE, int64_t tokens_per_scope, int64_t counted_tokens,
+                       int64_t top_k) override;
   void do_router_backward(Queue q, Tensor dlogits_TE, Tensor dweight_TA, Tensor expert_TA,
-                          Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor prob_gradient_SE,
-                          int64_t first_row, int64_t rows_per_scope, double balance_scale,
-                          double z_scale, bool normalize) override;
+                          Tensor weight_TA, Tensor probs_TE, Tensor lse_T, Tensor logits_TE,
+                          Tensor prob_gradient_SE, const RouterRule& rule, int64_t first_row,
+                          int64_t rows_per_scope, double balance_scale, double z_scale) override;
+  void do_sinkhorn_costs(Queue q, Tensor cost_TE, Tensor logits_TE) override;
+  void do_sinkhorn_sums(Queue q, Tensor sum_SE, Tensor factor_SE, Tensor cost_TE, int64_t first_row,
+                        int64_t rows_per_scope) override;
+  void do_sinkhorn_factors(Queue q, Tensor factor_SE, Tensor sum_SE) override;
+  void do_sinkhorn_choice(Queue q, Tensor expert_TA, Tensor factor_SE, Tensor cost_TE,
+                          int64_t first_row, int64_t rows_per_scope) override;
+  void do_update_router_bias(Queue q, Tensor bias_E, Tensor count_E1, Tensor scalars,
+                             double rate) override;
   void do_balanced_choice(Queue q, Tensor expert_TA, int64_t first_token,
                           int64_t num_experts) override;
   void do_jitter(Queue q, Tensor y_TD, Tensor x_TD, double eps, uint64_t key, uint64_t stream,

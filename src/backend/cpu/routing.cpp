@@ -1,6 +1,8 @@
-// What may change the router's choice or its input: forced balance, jitter, capacity; and the load.
+// What may change the router's choice or its input: forced balance, jitter, capacity, the bias; and
+// the load.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -89,6 +91,18 @@ void CpuOps::do_expert_load(Queue, Tensor count, Tensor kept) {
   const int64_t E = count.numel() - 1;
   for (const int32_t expert : kept.span<int32_t>())
     count.data<double>()[expert >= 0 ? expert : E] += 1;
+}
+
+void CpuOps::do_update_router_bias(Queue, Tensor bias, Tensor count, Tensor scalars, double rate) {
+  if (scalars.data<double>()[static_cast<int64_t>(StepScalar::kSkipStep)] != 0) return;
+  const int64_t E = bias.numel();
+  const double* counts = count.data<double>();
+  // Compared as whole numbers: E * count against the sum, exact where a mean would be rounded.
+  const double sum = std::accumulate(counts, counts + E, 0.0);
+  for (int64_t e = 0; e < E; ++e) {
+    const double missing = sum - static_cast<double>(E) * counts[e];
+    bias.data<double>()[e] += missing > 0 ? rate : missing < 0 ? -rate : 0;
+  }
 }
 
 }  // namespace switchyard

@@ -74,9 +74,9 @@ Experts::InputGradient Experts::backward(Pass& pass, Tensor dy_RD, const Dispatc
   gradient.dgate_R = pass.scratch.allocate_like(plan.gate_R);
 
   Arena::Scope scope(pass.scratch);
-  const Tensor activated_RF = recompute_activation_
-                                  ? activate(pass, pass.saved_in_backward(), plan, saved)
-                                  : saved.activated_RF;
+  Tensor activated_RF = saved.activated_RF;
+  if (recompute_activation_ && !down_proj_.is_frozen())
+    activated_RF = activate(pass, pass.saved_in_backward(), plan, saved);
   Tensor dactivated_RF = pass.scratch.allocate_like(saved.hidden_RF);
   ops.grouped_matmul_nn(pass.queue, dactivated_RF, dy_RD, down_proj_.weight, begin);
   add_grouped_matmul_gradient(backend_, pass, down_proj_, dy_RD, activated_RF, begin);

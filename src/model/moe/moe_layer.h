@@ -36,6 +36,7 @@ class MoeLayer {
   Tensor backward(Pass& pass, Tensor dy_TD, const Saved& saved);
 
   void append_parameters(ParameterList& list);
+  const Router& router() const { return router_; }
   Dispatcher::Traffic take_traffic() { return dispatcher_.take_traffic(); }
 
  private:

@@ -5,10 +5,9 @@
 #include <numeric>
 #include <vector>
 
-#include "backend/ops.h"
-#include "core/math.h"
 #include "core/random.h"
 #include "model/moe/routing_log.h"
+#include "model/moe/sinkhorn.h"
 #include "model/weight_gradients.h"
 
 namespace switchyard {
@@ -17,6 +16,7 @@ namespace {
 std::vector<int32_t> download_i32(Backend& backend, Queue queue, Tensor tensor) {
   std::vector<int32_t> values(static_cast<size_t>(tensor.numel()));
   backend.download(queue, values.data(), tensor);
+  backend.host_wait(backend.record(queue));
   return values;
 }
 
@@ -24,21 +24,34 @@ DropOrder order_of(const MoeConfig& config) {
   return config.drop_order == DropOrderConfig::kProbs ? DropOrder::kProbs : DropOrder::kPosition;
 }
 
+RouterRule rule_of(const MoeConfig& config) {
+  const bool is_sigmoid = config.router == RouterKind::kSigmoid ||
+                          (config.router == RouterKind::kSinkhorn && config.top_k == 1);
+  return {.score = is_sigmoid ? RouterScore::kSigmoid : RouterScore::kSoftmax,
+          .normalize = config.norm_topk_prob && config.top_k > 1,
+          .scale = config.routed_scaling_factor,
+          .num_groups = config.n_group,
+          .top_groups = config.topk_group};
+}
+
 }  // namespace
 
 Router::Router(Backend& backend, const TensorParallel& tp, Communicator& stage,
                const std::string& name, const RunConfig& config, int moe_index)
     : backend_(backend),
-      tp_(tp),
-      stage_(stage),
+      scopes_(tp, stage),
       config_(config.moe),
-      normalize_(config.moe.norm_topk_prob && config.moe.top_k > 1),
+      rule_(rule_of(config.moe)),
       moe_index_(moe_index),
       jitter_key_(random_key(config.training.seed, name + ".jitter")),
       weight_(
-          dense_parameter(name + ".weight", {config.moe.num_experts, config.model.hidden_size})) {
+          dense_parameter(name + ".weight", {config.moe.num_experts, config.model.hidden_size})),
+      balance_loss_(backend, config.moe, moe_index) {
   weight_.weight_decay = false;
   tp.replicate(weight_, TensorParallel::Sees::kOwnRows);
+  if (config.moe.router_bias_update_rate > 0)
+    bias_.emplace(backend, stage, name + ".e_score_correction_bias", config.moe.num_experts,
+                  config.moe.router_bias_update_rate);
 }
 
 void Router::forward(Pass& pass, Tensor x_TD, Saved& saved) const {
@@ -47,19 +60,24 @@ void Router::forward(Pass& pass, Tensor x_TD, Saved& saved) const {
   if (const double eps = input_jitter(pass); eps > 0) {
     saved.input_TD = pass.activations.allocate_like(x_TD);
     ops.jitter(pass.queue, saved.input_TD, x_TD, eps, jitter_key_,
-               static_cast<uint64_t>(pass.random_stream), first_row(pass));
+               static_cast<uint64_t>(pass.random_stream), scopes_.first_row(pass.batch));
   }
   Arena::Scope scope(pass.scratch);
+  Arena& arena = rule_.score == RouterScore::kSigmoid ? pass.activations : pass.scratch;
   Tensor logits_TE =
-      pass.scratch.allocate(accumulator_of(x_TD.dtype()), {x_TD.dim(0), config_.num_experts});
+      arena.allocate(accumulator_of(x_TD.dtype()), {x_TD.dim(0), config_.num_experts});
+  if (rule_.score == RouterScore::kSigmoid) saved.logits_TE = logits_TE;
   ops.matmul_nt(pass.queue, logits_TE, saved.input_TD, weight_.weight);
-  choose_experts(pass, logits_TE, saved);
+  compute_scores(pass, logits_TE, saved);
   if (pass.recomputing) return;  // losses, drops and statistics are those of the first time
-  add_balance_loss(pass, saved);
+  saved.prob_gradient_SE =
+      balance_loss_.forward(pass, scopes_.group_of(pass.batch, config_.load_balancing_scope),
+                            saved.expert_TA, saved.probs_TE, rule_.score);
   drop_tokens(pass, saved);
   log_routes(pass, saved);
   ops.expert_load(pass.queue, pass.statistics.expert_load.rows(moe_index_, 1).flat(),
                   saved.kept_TA);
+  if (bias_ && pass.training && !weight_.is_frozen()) bias_->count(pass.queue, saved.expert_TA);
 }
 
 Tensor Router::backward(Pass& pass, Tensor dweight_TA, const Saved& saved) {
@@ -67,62 +85,51 @@ Tensor Router::backward(Pass& pass, Tensor dweight_TA, const Saved& saved) {
   Tensor dx_TD = pass.scratch.allocate_like(saved.input_TD);
   Arena::Scope scope(pass.scratch);
   Tensor dlogits_TE = pass.scratch.allocate_like(saved.probs_TE);
-  // The balance loss is a mean over all scopes of the step, the z-loss over all its tokens.
-  const auto num_micro_batches = static_cast<double>(pass.num_micro_batches);
-  const ScopeGroup group = group_of(pass, config_.load_balancing_scope);
-  const int64_t scopes_of_micro_batch = div_exact(pass.batch.global_rows, group.rows_per_scope);
-  const double balance_scale = config_.load_balancing_loss_coef /
-                               (num_micro_batches * static_cast<double>(scopes_of_micro_batch));
+  const ScopeGroup group = scopes_.group_of(pass.batch, config_.load_balancing_scope);
+  // The z-loss is a mean over all tokens of the step.
   const double z_scale =
-      config_.z_loss_coef / (num_micro_batches * static_cast<double>(pass.batch.global_rows));
+      config_.z_loss_coef / static_cast<double>(pass.num_micro_batches * pass.batch.global_rows);
   ops.router_backward(pass.queue, dlogits_TE, dweight_TA, saved.expert_TA, saved.weight_TA,
-                      saved.probs_TE, saved.lse_T, saved.prob_gradient_SE, group.first_row,
-                      group.rows_per_scope, balance_scale, z_scale, normalize_);
+                      saved.probs_TE, saved.lse_T, saved.logits_TE, saved.prob_gradient_SE, rule_,
+                      group.first_row, group.rows_per_scope, balance_loss_.scale(pass, group),
+                      z_scale);
   add_matmul_gradient(backend_, pass, weight_, dlogits_TE, saved.input_TD);
   ops.matmul_nn(pass.queue, dx_TD, dlogits_TE, weight_.weight);
   if (const double eps = input_jitter(pass); eps > 0)
     ops.jitter(pass.queue, dx_TD, dx_TD, eps, jitter_key_,
-               static_cast<uint64_t>(pass.random_stream), first_row(pass));
+               static_cast<uint64_t>(pass.random_stream), scopes_.first_row(pass.batch));
   return dx_TD;
 }
 
-void Router::choose_experts(Pass& pass, Tensor logits_TE, Saved& saved) const {
+void Router::compute_scores(Pass& pass, Tensor logits_TE, Saved& saved) const {
   const DType real = logits_TE.dtype();
   const int64_t T = logits_TE.dim(0), A = config_.top_k;
   saved.probs_TE = pass.activations.allocate_like(logits_TE);
   saved.lse_T = pass.activations.allocate(real, {T});
-  saved.expert_TA = pass.activations.allocate(DType::kI32, {T, A});
   saved.score_TA = pass.activations.allocate(real, {T, A});
   saved.weight_TA = pass.activations.allocate(real, {T, A});
-  const bool experts_are_given = use_given_experts(pass, saved);
+  const bool experts_are_given = choose_experts(pass, logits_TE, saved);
   Arena::Scope scope(pass.scratch);
-  Tensor z_sum = pass.recomputing ? pass.scratch.allocate(DType::kF64, {1})
-                                  : pass.statistics.z_sum.rows(moe_index_, 1);
-  if (pass.recomputing) backend_.ops().fill(pass.queue, z_sum, 0.0);
+  Tensor unused = pass.scratch.allocate(DType::kF64, {2});
+  if (pass.recomputing) backend_.ops().fill(pass.queue, unused, 0.0);
+  const auto sum_of = [&](Tensor statistic_M, int64_t i) {
+    return pass.recomputing ? unused.rows(i, 1) : statistic_M.rows(moe_index_, 1);
+  };
   backend_.ops().router_forward(pass.queue, saved.probs_TE, saved.lse_T, saved.expert_TA,
-                                saved.score_TA, saved.weight_TA, z_sum, logits_TE, normalize_,
-                                experts_are_given);
+                                saved.score_TA, saved.weight_TA, sum_of(pass.statistics.z_sum, 0),
+                                sum_of(pass.statistics.entropy_sum, 1), logits_TE,
+                                bias_ ? bias_->bias_E() : Tensor(), rule_, experts_are_given);
 }
 
-void Router::add_balance_loss(Pass& pass, Saved& saved) const {
-  Ops& ops = backend_.ops();
-  const ScopeGroup group = group_of(pass, config_.load_balancing_scope);
-  const int64_t S = group.num_scopes, E = config_.num_experts;
-  saved.prob_gradient_SE = pass.kept.allocate(DType::kF64, {S, E});
-  Arena::Scope temporaries(pass.scratch);
-  // Counts and probability mass stand together, so that one all-reduce carries both.
-  Tensor both = pass.scratch.allocate(DType::kF64, {2 * S, E});
-  Tensor count_SE = both.rows(0, S), prob_sum_SE = both.rows(S, S);
-  ops.router_statistics(pass.queue, count_SE, prob_sum_SE, saved.expert_TA, saved.probs_TE,
-                        group.first_row, group.rows_per_scope);
-  backend_.wait(pass.queue, group.ranks.all_reduce_sum(both, backend_.record(pass.queue)));
-  // All ranks of the group know the loss; the first one reports it.
-  Tensor loss_sum = pass.scratch.allocate(DType::kF64, {1});
-  ops.fill(pass.queue, loss_sum, 0.0);
-  ops.balance_loss(pass.queue, loss_sum, saved.prob_gradient_SE, count_SE, prob_sum_SE,
-                   group.rows_per_scope, config_.top_k);
-  const Tensor total = pass.statistics.balance_sum.rows(moe_index_, 1);
-  if (group.ranks.rank() == 0) ops.add(pass.queue, total, total, loss_sum);
+// A forward that has been before keeps its choice.
+bool Router::choose_experts(Pass& pass, Tensor logits_TE, Saved& saved) const {
+  if (pass.recomputing) return true;
+  saved.expert_TA = pass.kept.allocate(DType::kI32, {logits_TE.dim(0), config_.top_k});
+  if (use_given_experts(pass, saved)) return true;
+  if (config_.router != RouterKind::kSinkhorn || !pass.training) return false;
+  choose_by_sinkhorn(backend_, pass, scopes_.group_of(pass.batch, config_.load_balancing_scope),
+                     saved.expert_TA, logits_TE, config_.sinkhorn_iterations);
+  return true;
 }
 
 void Router::drop_tokens(Pass& pass, Saved& saved) const {
@@ -130,7 +137,8 @@ void Router::drop_tokens(Pass& pass, Saved& saved) const {
   saved.kept_TA = pass.kept.allocate(DType::kI32, saved.expert_TA.shape());
   if (pass.routing != nullptr && pass.routing->replaying()) {
     const auto& kept = pass.routing->at(pass.random_stream, moe_index_).kept;
-    backend_.upload(pass.queue, saved.kept_TA, kept.data() + first_row(pass) * config_.top_k);
+    backend_.upload(pass.queue, saved.kept_TA,
+                    kept.data() + scopes_.first_row(pass.batch) * config_.top_k);
     return;
   }
   const std::optional<double> factor = capacity_factor(pass);
@@ -140,7 +148,7 @@ void Router::drop_tokens(Pass& pass, Saved& saved) const {
   }
   // Every rank of the group sees all choices of its scopes, decides for all, and keeps its own
   // rows.
-  const ScopeGroup group = group_of(pass, config_.capacity_scope);
+  const ScopeGroup group = scopes_.group_of(pass.batch, config_.capacity_scope);
   const auto choices = static_cast<double>(config_.top_k * group.rows_per_scope);
   const auto capacity =
       std::max(config_.min_capacity,
@@ -159,27 +167,15 @@ void Router::drop_tokens(Pass& pass, Saved& saved) const {
   ops.copy(pass.queue, saved.kept_TA, kept.rows(group.first_row, saved.expert_TA.dim(0)));
 }
 
-Router::ScopeGroup Router::group_of(const Pass& pass, BalanceScope scope) const {
-  const MicroBatch& batch = pass.batch;
-  const std::vector<int64_t> slices = tp_.rows_of_ranks(batch.num_tokens());
-  if (scope == BalanceScope::kSequence)
-    return {tp_.communicator(), slices, tp_.my_rows(batch.num_tokens()).begin, batch.num_sequences,
-            batch.sequence_length};
-  // The rows of the stage's ranks, in rank order, are the rows of the global micro-batch.
-  std::vector<int64_t> rows;
-  while (rows.size() < static_cast<size_t>(stage_.size()))
-    rows.insert(rows.end(), slices.begin(), slices.end());
-  return {stage_, rows, first_row(pass), 1, batch.global_rows};
-}
-
 bool Router::use_given_experts(Pass& pass, Saved& saved) const {
   if (pass.routing != nullptr && pass.routing->replaying()) {
     const auto& expert = pass.routing->at(pass.random_stream, moe_index_).expert;
-    backend_.upload(pass.queue, saved.expert_TA, expert.data() + first_row(pass) * config_.top_k);
+    backend_.upload(pass.queue, saved.expert_TA,
+                    expert.data() + scopes_.first_row(pass.batch) * config_.top_k);
     return true;
   }
   if (config_.force_balanced)
-    backend_.ops().balanced_choice(pass.queue, saved.expert_TA, first_row(pass),
+    backend_.ops().balanced_choice(pass.queue, saved.expert_TA, scopes_.first_row(pass.batch),
                                    config_.num_experts);
   return config_.force_balanced;
 }
@@ -202,8 +198,12 @@ std::optional<double> Router::capacity_factor(const Pass& pass) const {
   return pass.training ? std::optional(config_.capacity_factor) : config_.eval_capacity_factor;
 }
 
-int64_t Router::first_row(const Pass& pass) const {
-  return pass.batch.first_row + tp_.my_rows(pass.batch.num_tokens()).begin;
+void Router::update_bias(Queue queue, Tensor scalars) const {
+  if (bias_ && !weight_.is_frozen()) bias_->update(queue, scalars);
+}
+
+std::optional<StateTensor> Router::bias() const {
+  return bias_ ? std::optional(bias_->state()) : std::nullopt;
 }
 
 }  // namespace switchyard

@@ -1,0 +1,15 @@
+// `switchyard plan`: what a job would be, printed without starting it.
+#pragma once
+
+#include "cli/train.h"
+
+namespace switchyard {
+
+struct PlanOptions {
+  ConfigOptions config;
+  int num_ranks = 1;
+};
+
+int run_plan(const PlanOptions& options);
+
+}  // namespace switchyard

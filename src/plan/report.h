@@ -1,0 +1,14 @@
+// What `switchyard plan` prints: the grid, the pieces of the model and their parameters on each
+// stage, bytes of training state, the pipeline schedule, its bubble and its activation slots.
+#pragma once
+
+#include <string>
+
+#include "config/run_config.h"
+
+namespace switchyard {
+
+// Of a resolved configuration.
+std::string plan_text(const RunConfig& config);
+
+}  // namespace switchyard
