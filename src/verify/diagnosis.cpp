@@ -22,23 +22,24 @@ std::map<ParameterGroup, bool> first_gradients(const std::vector<Check>& checks)
   return failed;
 }
 
-// The sums over ranks that all failed groups have, and no other group.
+// The sums over ranks that no right group has: those that all wrong groups share or, failing that,
+// those of each; none when a wrong group is left without any.
 Names suspected_sums(const std::map<ParameterGroup, bool>& failed) {
-  Names common, innocent;
+  Names innocent, all, common;
+  for (const auto& [group, has_failed] : failed)
+    if (!has_failed) innocent.insert(group.summed_over.begin(), group.summed_over.end());
   bool is_first = true;
   for (const auto& [group, has_failed] : failed) {
-    const Names sums(group.summed_over.begin(), group.summed_over.end());
-    if (!has_failed) {
-      innocent.insert(sums.begin(), sums.end());
-    } else if (is_first) {
-      common = sums;
-      is_first = false;
-    } else {
-      std::erase_if(common, [&](const std::string& name) { return !sums.contains(name); });
-    }
+    if (!has_failed) continue;
+    Names sums(group.summed_over.begin(), group.summed_over.end());
+    std::erase_if(sums, [&](const std::string& name) { return innocent.contains(name); });
+    if (sums.empty()) return {};
+    all.insert(sums.begin(), sums.end());
+    if (is_first) common = sums;
+    std::erase_if(common, [&](const std::string& name) { return !sums.contains(name); });
+    is_first = false;
   }
-  std::erase_if(common, [&](const std::string& name) { return innocent.contains(name); });
-  return common;
+  return common.empty() ? all : common;
 }
 
 std::string failed_groups(const std::map<ParameterGroup, bool>& groups) {
@@ -118,7 +119,7 @@ std::string what_is_at_fault(const std::vector<Check>& checks,
     const auto groups = first_gradients(checks);
     if (const Names sums = suspected_sums(groups); !sums.empty())
       return fmt::format("gradients of {}: their sum over {}", failed_groups(groups),
-                         fmt::join(sums, " or "));
+                         fmt::join(sums, ", "));
   }
   return from_isolated(isolated);
 }

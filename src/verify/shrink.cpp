@@ -131,13 +131,15 @@ RunConfig shrink(RunConfig config) {
   const int tp = grid.tensor_parallel_size, etp = *grid.expert_tensor_parallel_size;
   const int ranks = tp * *grid.data_parallel_size * grid.pipeline_parallel_size;
   shrink_attention(model, tp);
-  shrink_layers(config);
+  // Patterns over parameter names would match nothing, or something else.
+  const bool has_patterns = !config.training.trainable.empty() || !config.training.frozen.empty();
+  if (!has_patterns) shrink_layers(config);
   shrink_vocabulary(config, tp);
   shrink_batch(config);
   model.hidden_size = std::min<int64_t>(model.hidden_size, 32);
   model.intermediate_size = reduced(model.intermediate_size, 48, tp);
   model.moe_intermediate_size = reduced(*model.moe_intermediate_size, 24, etp);
-  if (moe.enabled) shrink_experts(moe, grid.expert_parallel_size);
+  if (moe.enabled && !has_patterns) shrink_experts(moe, grid.expert_parallel_size);
   if (moe.num_shared_experts > 0)
     moe.shared_expert_intermediate_size = reduced(*moe.shared_expert_intermediate_size, 24, tp);
   resolve(config, ranks);

@@ -6,6 +6,7 @@
 // token chooses, groups of experts; whether tp divides the vocabulary; accumulation, and whether pp
 // divides it; every choice that is not a size. Reduced: layers, widths, heads, experts, sequence
 // and batch, and vocabularies of more than a thousand tokens (real tokens do not fit these then).
+// With training.trainable or training.frozen, which name layers and experts, these all stay.
 #pragma once
 
 #include <string>

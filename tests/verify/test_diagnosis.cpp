@@ -40,6 +40,10 @@ TEST_CASE("wrong gradients name the sum that they share") {
         "gradients of copies over tp, dense: their sum over dp");
   CHECK(verdict({loss(true), gradient(kDense, true), gradient(kNorms, false),
                  gradient(kExperts, true)}) == "gradients of copies over tp: their sum over tp");
+  const ParameterGroup tied = {.name = "tied embedding", .summed_over = {"dp", "tied"}};
+  CHECK(verdict(
+            {loss(true), gradient(kDense, true), gradient(kNorms, false), gradient(tied, false)}) ==
+        "gradients of copies over tp, tied embedding: their sum over tied, tp");
   // The norm is a sum of gradients, and says nothing by itself.
   CHECK_THAT(verdict({loss(true),
                       {.what = kGradientNorm, .step = 1, .difference = 1},
@@ -53,7 +57,7 @@ TEST_CASE("a wrong loss, or gradients without a common sum, name the dimension t
                                                 {.dimension = "ep", .num_failed = 3}};
   const std::string ep = "ep: wrong without any other dimension";
   CHECK(verdict({loss(false), gradient(kExperts, false), gradient(kDense, true)}, isolated) == ep);
-  CHECK(verdict({loss(true), gradient(kExperts, false), gradient(kDense, false)}, isolated) == ep);
+  CHECK(verdict({loss(true), gradient(kDense, false), gradient(kNorms, true)}, isolated) == ep);
   CHECK_THAT(verdict({loss(false)}, {{.dimension = "dp"}}), contains_text("a combination"));
   CHECK_THAT(verdict({loss(false)}, {{.dimension = "tp", .not_valid = "why"}}),
              contains_text("tp, or a combination"));

@@ -146,6 +146,24 @@ TEST_CASE("features survive") {
              {.data_parallel_size = 2, .tensor_parallel_size = 6, .pipeline_parallel_size = 2});
 }
 
+TEST_CASE("what patterns of trained parameters may name stays") {
+  RunConfig config = large_config();
+  config.parallelism = {.data_parallel_size = 2};
+  for (const bool freezes : {true, false}) {
+    config.training.frozen =
+        freezes ? std::vector<std::string>{"*.3.*"} : std::vector<std::string>{};
+    config.training.trainable =
+        freezes ? std::vector<std::string>{} : std::vector<std::string>{"*layers.31.*experts.95.*"};
+    RunConfig whole = config;
+    resolve(whole, 2);
+    const RunConfig small = shrink(whole);
+    CHECK(small.model.num_hidden_layers == 32);
+    CHECK(small.moe.layer_freq == whole.moe.layer_freq);
+    CHECK(small.moe.num_experts == 96);
+    CHECK(small.model.hidden_size == 32);
+  }
+}
+
 TEST_CASE("pipeline pieces keep their kinds, stay uneven, and stay empty") {
   RunConfig config = large_config();
   config.gradient_accumulation_steps = 16;
