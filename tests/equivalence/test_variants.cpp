@@ -3,37 +3,12 @@
 // single bit: recomputation.
 #include <cmath>
 
-#include "equivalence/layouts.h"
-#include "support/catch.h"
-#include "support/training_job.h"
+#include "equivalence/check_layouts.h"
 
 using namespace switchyard;
 using namespace switchyard::test;
 
 namespace {
-
-// Every `stride`-th layout of these numbers of ranks against one rank.
-void check_layouts(RunConfig config, std::initializer_list<int> rank_counts, size_t stride,
-                   const JobOptions& options = {}) {
-  config.parallelism = Layout{}.parallelism();
-  const JobResult reference = run_job_on_threads(config, 1, options);
-  size_t index = 0;
-  for (const int ranks : rank_counts) {
-    const std::vector<Layout> layouts = layouts_of(ranks, config);
-    for (size_t i = 0; i < layouts.size(); i += stride) {
-      RunConfig varied = config;
-      varied.parallelism = layouts[i].parallelism();
-      const Variant variant(index++);
-      variant.apply(varied);
-      CAPTURE(layouts[i].name(), variant.name());
-      std::string where;
-      const double worst =
-          worst_difference(run_job_on_threads(varied, ranks, options), reference, where);
-      CAPTURE(where);
-      CHECK(worst <= 1e-9);
-    }
-  }
-}
 
 // Routing in which every token's first choice is expert `chosen`, its second one of the others but
 // `starved`.
