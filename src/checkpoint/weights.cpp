@@ -138,7 +138,9 @@ void save_weights(const std::string& path, const ParameterList& parameters, cons
     for (const auto& [name, tensor] : contents) tensors.emplace(name, tensor.info);
     writer.emplace(path, tensors, Metadata{{"format", "pt"}});
   });
-  for (const auto& [name, tensor] : contents) {
+  for (const auto& entry : contents) {  // no structured binding: clang 14 cannot capture it
+    const auto& name = entry.first;
+    const auto& tensor = entry.second;
     const auto held = mine.find(name);
     const std::vector<std::string> parts = world.gather_host(
         held == mine.end() ? std::string() : download_bytes(held->second.data, backend), 0);

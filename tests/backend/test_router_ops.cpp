@@ -355,9 +355,9 @@ TEST_CASE("statistics and gradients of pieces of the rows are those of the whole
     whole.backward(backend.ops());
     const auto [T, E, A, S] = whole.size;
     std::vector<double> count(whole.count.values.size()), prob_sum(count), dlogits;
-    for (const auto& [begin, end] :
-         {std::pair<int64_t, int64_t>{0, 100}, {100, 100}, {100, 650}, {650, 900}}) {
-      const int64_t rows = end - begin;
+    const std::pair<int64_t, int64_t> pieces[] = {{0, 100}, {100, 100}, {100, 650}, {650, 900}};
+    for (const auto& range : pieces) {
+      const int64_t begin = range.first, rows = range.second - range.first;
       const auto piece = [&](Tensor tensor) { return tensor.rows(begin, rows); };
       HostTensor<double> piece_count({S, E}, kUnset<double>), piece_sum({S, E}, kUnset<double>);
       HostTensor<double> piece_dlogits({rows, E}, kUnset<double>);
