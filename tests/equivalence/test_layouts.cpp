@@ -55,8 +55,8 @@ TEST_CASE("all layouts of 1, 2, 4 and 8 ranks agree") {
   const TokenFixture tokens(900, 8, 29);
   for (const TokenDropPolicy policy : {TokenDropPolicy::kDropless, TokenDropPolicy::kCapacity}) {
     RunConfig config = small_job_config(tokens.prefix());
-    config.train_batch_size = 32;
-    config.gradient_accumulation_steps = 4;
+    config.gradient_accumulation_steps = policy == TokenDropPolicy::kDropless ? 4 : 2;
+    config.train_batch_size = 8 * *config.gradient_accumulation_steps;
     config.moe.num_shared_experts = 1;
     config.moe.token_drop_policy = policy;
     config.moe.capacity_scope = BalanceScope::kMicroBatch;
