@@ -1,6 +1,7 @@
 // Communicator: a group of ranks and what they can do together. One per dimension of the grid
 // (process_grid.h). Three kinds: SelfCommunicator (a group of one, which copies), MpiCommunicator,
-// and ThreadCommunicator (ranks are threads of one process; tests only).
+// and ThreadCommunicator (ranks are threads of one process; tests only). What stands before another
+// communicator and passes its collectives on is a ForwardingCommunicator.
 //
 // Collectives are dataflow: each takes the event after which its input is valid and its output no
 // longer read, and returns the event after which its output is valid. All ranks of a group call

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <numeric>
 
 namespace switchyard {
@@ -115,6 +116,23 @@ GlobalTensors gather_global_tensors(
     }
   }
   return tensors;
+}
+
+GlobalTensors gather_global_state(const StateList& state, Backend& backend, Communicator& world) {
+  std::deque<Parameter> declared;
+  ParameterList all;
+  for (const StateTensor& tensor : state) {
+    declared.push_back(dense_parameter(tensor.name, {tensor.tensor.numel()}));
+    declared.back().weight = tensor.tensor;
+    all.push_back(&declared.back());
+  }
+  return gather_global_tensors(all, world, [&](const Parameter& parameter) {
+    SY_CHECK(parameter.weight.dtype() == DType::kF64, "{} is not f64", parameter.name);
+    std::vector<double> values(static_cast<size_t>(parameter.numel()));
+    backend.download(backend.compute_queue(), values.data(), parameter.weight);
+    backend.host_wait(backend.record(backend.compute_queue()));
+    return values;
+  });
 }
 
 }  // namespace switchyard

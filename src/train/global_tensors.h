@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/backend.h"
 #include "comm/communicator.h"
 #include "model/parameter.h"
 
@@ -25,5 +26,8 @@ struct GlobalTensors {
 GlobalTensors gather_global_tensors(
     const ParameterList& parameters, Communicator& world,
     const std::function<std::vector<double>(const Parameter&)>& read);
+
+// The same of what is no parameter, f64 all of it. Waits for the device.
+GlobalTensors gather_global_state(const StateList& state, Backend& backend, Communicator& world);
 
 }  // namespace switchyard

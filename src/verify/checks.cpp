@@ -71,6 +71,16 @@ double rms_difference(std::span<const double> a, std::span<const double> b) {
   return std::isfinite(result) ? result : kInfinity;
 }
 
+void JointError::add(std::span<const double> grid, std::span<const double> one_rank,
+                     std::span<const double> f64) {
+  if (grid.size() != f64.size()) on_grid = kInfinity;
+  for (size_t i = 0; i < std::min(grid.size(), f64.size()); ++i) {
+    on_grid += (grid[i] - f64[i]) * (grid[i] - f64[i]);
+    on_one_rank += (one_rank[i] - f64[i]) * (one_rank[i] - f64[i]);
+    exact += f64[i] * f64[i];
+  }
+}
+
 Check Judge::judged(std::span<const double> a, std::span<const double> same,
                     std::span<const double> exact, bool keeps_zeros) const {
   if (reference_.dtype == DType::kBF16) {
@@ -109,7 +119,24 @@ void Judge::add(Quantity quantity, const GlobalTensors& tensors) {
     check.step = step_of(quantity);
     check.parameter = name;
     checks_.push_back(std::move(check));
+    if (reference_.dtype == DType::kBF16 && quantity == Quantity::kFirstGradient)
+      add_to_all_gradients(name, values);
   }
+}
+
+void Judge::add_to_all_gradients(const std::string& name, const std::vector<double>& values) {
+  const auto &same = reference_.same.tensors.at(Quantity::kFirstGradient),
+             &exact = reference_.exact.tensors.at(Quantity::kFirstGradient);
+  if (same.contains(name)) all_gradients_.add(values, same.at(name), exact.at(name));
+}
+
+void Judge::judge_all_gradients() {
+  const double error = ratio(std::sqrt(all_gradients_.on_grid), std::sqrt(all_gradients_.exact));
+  checks_.push_back({.what = kAllGradients,
+                     .step = 1,
+                     .difference = std::isfinite(error) ? error : kInfinity,
+                     .bound = kErrorRatioBF16 * ratio(std::sqrt(all_gradients_.on_one_rank),
+                                                      std::sqrt(all_gradients_.exact))});
 }
 
 void Judge::add_reports(const std::vector<StepReport>& reports) {
@@ -128,6 +155,8 @@ void Judge::add_reports(const std::vector<StepReport>& reports) {
 
 std::vector<Check> Judge::finish(const JobResult& result) {
   add_reports(result.reports);
+  if (reference_.dtype == DType::kBF16 && seen_.contains(Quantity::kFirstGradient))
+    judge_all_gradients();
   for (const auto& [quantity, names] : seen_)
     for (const auto& [name, values] : reference_.same.tensors.at(quantity))
       if (!names.contains(name))

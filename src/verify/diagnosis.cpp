@@ -110,7 +110,8 @@ std::string what_is_at_fault(const std::vector<Check>& checks,
     return fmt::format("weights after the first step: the update or the gathering of {}",
                        groups_of_wrong_values(checks));
   const auto fails_before_the_backward_pass = [](const Check& check) {
-    return !check.ok() && check.step == 1 && check.parameter.empty() && check.what != kGradientNorm;
+    return !check.ok() && check.step == 1 && check.parameter.empty() &&
+           check.what != kGradientNorm && check.what != kAllGradients;
   };
   for (const Check& check : checks)
     if (!check.ok() && check.step == 0)

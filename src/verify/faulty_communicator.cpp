@@ -9,6 +9,7 @@
 namespace switchyard {
 namespace {
 
+// Real numbers; counts and ids stay.
 void double_in_place(Tensor x) {
   if (x.dtype() == DType::kF64)
     for (double& value : x.flat().span<double>()) value *= 2;
@@ -31,75 +32,48 @@ Fault fault_in(const std::string& group) {
 }
 
 FaultyCommunicator::FaultyCommunicator(Communicator& inner, Fault fault)
-    : Communicator(inner.rank(), inner.size(), inner.name()),
-      inner_(inner),
-      fault_(std::move(fault)) {}
+    : ForwardingCommunicator(inner), fault_(std::move(fault)) {}
 
 FaultyCommunicator::FaultyCommunicator(std::unique_ptr<Communicator> inner, Fault fault)
-    : Communicator(inner->rank(), inner->size(), inner->name()),
-      owned_(std::move(inner)),
-      inner_(*owned_),
-      fault_(std::move(fault)) {}
-
-void FaultyCommunicator::use(Backend& backend) {
-  Communicator::use(backend);
-  inner_.use(backend);
-}
-
-bool FaultyCommunicator::is_faulty(Fault::Call call) const {
-  return size() > 1 && name() == fault_.group && call == fault_.call;
-}
-
-// Of real numbers; counts and ids stay.
-Event FaultyCommunicator::doubled(Tensor x, Event done) const {
-  finish(done);
-  double_in_place(x);
-  return done;
-}
+    : ForwardingCommunicator(std::move(inner)), fault_(std::move(fault)) {}
 
 std::unique_ptr<Communicator> FaultyCommunicator::do_split(int color, int key, std::string name) {
-  return std::make_unique<FaultyCommunicator>(inner_.split(color, key, std::move(name)), fault_);
+  return std::make_unique<FaultyCommunicator>(inner().split(color, key, std::move(name)), fault_);
 }
 
-Event FaultyCommunicator::do_all_reduce_sum(Tensor x, Event after) {
-  if (!is_faulty(Fault::Call::kSum)) return inner_.all_reduce_sum(x, after);
-  if (fault_.effect == Fault::Effect::kDropped) return after;
-  return doubled(x, inner_.all_reduce_sum(x, after));
-}
-
-Event FaultyCommunicator::do_reduce_scatter_sum(Tensor out, Tensor input,
-                                                std::span<const int64_t> counts, Event after) {
-  if (!is_faulty(Fault::Call::kSum)) return inner_.reduce_scatter_rows(out, input, counts, after);
-  if (fault_.effect == Fault::Effect::kDoubled)
-    return doubled(out, inner_.reduce_scatter_rows(out, input, counts, after));
-  finish(after);
-  const int64_t begin = std::accumulate(counts.begin(), counts.begin() + rank(), int64_t{0});
-  std::memmove(out.raw(), input.rows(begin, out.numel()).raw(), static_cast<size_t>(out.bytes()));
-  return after;
-}
-
-Event FaultyCommunicator::do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
-                                        Event after) {
-  return inner_.all_gather_rows(out, input, counts, after);
-}
-
-Event FaultyCommunicator::do_all_to_all(Tensor out, std::span<const int64_t> receive_rows,
-                                        Tensor input, std::span<const int64_t> send_rows,
-                                        Event after) {
-  const Event done = inner_.all_to_all(out, receive_rows, input, send_rows, after);
-  return is_faulty(Fault::Call::kExchange) ? doubled(out, done) : done;
-}
-
-Event FaultyCommunicator::do_broadcast(Tensor x, int root, Event after) {
-  return inner_.broadcast(x, root, after);
-}
-
-Event FaultyCommunicator::do_send_receive(std::span<const Message> sends,
-                                          std::span<const Message> receives, Event after) {
-  const Event done = inner_.send_receive(sends, receives, after);
-  if (is_faulty(Fault::Call::kMessage))
-    for (const Message& message : receives) doubled(message.tensor, done);
+Event FaultyCommunicator::forward(Collective collective, Event after) {
+  if (!is_faulty(collective.kind)) return run(collective, after);
+  if (fault_.call == Fault::Call::kSum && fault_.effect == Fault::Effect::kDropped)
+    return dropped(collective, after);
+  const Event done = run(collective, after);
+  finish(done);
+  for (const Tensor tensor : collective.written()) double_in_place(tensor);
   return done;
+}
+
+bool FaultyCommunicator::is_faulty(Collective::Kind kind) const {
+  using enum Collective::Kind;
+  if (size() == 1 || name() != fault_.group) return false;
+  switch (fault_.call) {
+    case Fault::Call::kSum:
+      return kind == kAllReduceSum || kind == kReduceScatterSum;
+    case Fault::Call::kExchange:
+      return kind == kAllToAll;
+    case Fault::Call::kMessage:
+      break;
+  }
+  return kind == kMessages;
+}
+
+// My own part is left: that of an all-reduce is there already.
+Event FaultyCommunicator::dropped(const Collective& sum, Event after) const {
+  if (sum.kind == Collective::Kind::kAllReduceSum) return after;
+  finish(after);
+  const int64_t begin =
+      std::accumulate(sum.counts.begin(), sum.counts.begin() + rank(), int64_t{0});
+  std::memmove(sum.out.raw(), sum.input.rows(begin, sum.out.numel()).raw(),
+               static_cast<size_t>(sum.out.bytes()));
+  return after;
 }
 
 }  // namespace switchyard

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "comm/communicator.h"
+#include "comm/forwarding_communicator.h"
 
 namespace switchyard {
 
@@ -23,31 +23,18 @@ struct Fault {
 // name that is no group of the grid.
 Fault fault_in(const std::string& group);
 
-class FaultyCommunicator final : public Communicator {
+class FaultyCommunicator final : public ForwardingCommunicator {
  public:
   FaultyCommunicator(Communicator& inner, Fault fault);
   FaultyCommunicator(std::unique_ptr<Communicator> inner, Fault fault);
 
-  void use(Backend& backend) override;
-
  private:
-  bool is_faulty(Fault::Call call) const;
-  Event doubled(Tensor x, Event done) const;
-
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override;
-  Event do_all_reduce_sum(Tensor x, Event after) override;
-  Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,
-                              Event after) override;
-  Event do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
-                      Event after) override;
-  Event do_all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
-                      std::span<const int64_t> send_rows, Event after) override;
-  Event do_broadcast(Tensor x, int root, Event after) override;
-  Event do_send_receive(std::span<const Message> sends, std::span<const Message> receives,
-                        Event after) override;
+  Event forward(Collective collective, Event after) override;
 
-  std::unique_ptr<Communicator> owned_;
-  Communicator& inner_;
+  bool is_faulty(Collective::Kind kind) const;
+  Event dropped(const Collective& sum, Event after) const;
+
   Fault fault_;
 };
 

@@ -61,15 +61,22 @@ ParameterGroup group_of(const Parameter& parameter, const ProcessGrid& grid) {
   return group;
 }
 
+// Biases move by counts of the whole stage.
+ParameterGroup group_of_biases(const ProcessGrid& grid) {
+  ParameterGroup group = {.name = "router biases"};
+  if (grid.stage().size() > 1) group.summed_over.push_back(grid.stage().name());
+  return group;
+}
+
 // By parameter name, on rank 0. Collective.
-std::map<std::string, ParameterGroup> parameter_groups(const ParameterList& parameters,
-                                                       const ProcessGrid& grid) {
+std::map<std::string, ParameterGroup> parameter_groups(Trainer& trainer, const ProcessGrid& grid) {
   std::string mine;  // lines of: name, group, communicators, with tabs between
-  for (const Parameter* parameter : parameters) {
-    const ParameterGroup group = group_of(*parameter, grid);
-    mine += fmt::format("{}\t{}\t{}\n", parameter->name, group.name,
-                        fmt::join(group.summed_over, "\t"));
-  }
+  const auto add = [&](const std::string& name, const ParameterGroup& group) {
+    mine += fmt::format("{}\t{}\t{}\n", name, group.name, fmt::join(group.summed_over, "\t"));
+  };
+  for (const Parameter* parameter : trainer.parameters())
+    add(parameter->name, group_of(*parameter, grid));
+  for (const StateTensor& bias : trainer.state()) add(bias.name, group_of_biases(grid));
   std::map<std::string, ParameterGroup> groups;
   for (const std::string& lines : grid.world().gather_host(mine, 0)) {
     std::istringstream all(lines);
@@ -96,14 +103,18 @@ JobResult run_job(const RunConfig& config, Backend& backend, const ProcessGrid& 
     hand_over(quantity, trainer, config.model.num_hidden_layers, grid.world(), sink);
   };
   JobResult result;
-  result.groups = parameter_groups(trainer.parameters(), grid);
+  result.groups = parameter_groups(trainer, grid);
   hand(Quantity::kInitialValue);
   while (trainer.step() < options.steps) {
     result.reports.push_back(trainer.train_step());
     if (trainer.step() == 1) hand(Quantity::kFirstGradient);
     if (trainer.step() == options.steps && options.steps > 1) hand(Quantity::kLastGradient);
   }
-  if (options.reads_final_values) hand(Quantity::kFinalValue);
+  if (options.reads_final_values) {
+    hand(Quantity::kFinalValue);
+    const GlobalTensors biases = gather_global_state(trainer.state(), backend, grid.world());
+    if (grid.world().rank() == 0) sink(Quantity::kFinalValue, biases);
+  }
   return result;
 }
 

@@ -16,7 +16,8 @@
 
 namespace switchyard {
 
-// What is read of every parameter. Gradients are sums over the global batch, before clipping.
+// What is read of every parameter, and the final value of router biases. Gradients are sums over
+// the global batch, before clipping.
 enum class Quantity { kInitialValue, kFirstGradient, kLastGradient, kFinalValue };
 
 // Which mechanism gives a parameter its gradient, on the grid at hand.

@@ -32,6 +32,19 @@ std::string check_text(const Check& check) {
                      check.parameter.empty() ? "-" : check.parameter, group);
 }
 
+// bf16: a layout as a whole.
+std::string all_gradients_text(const std::vector<Check>& checks) {
+  std::string text;
+  for (const Check& check : checks)
+    if (check.what == kAllGradients)
+      text += fmt::format(
+          "\nall gradients of step 1 together: off f64 by {:.3e}, at most {:.3e} (1.5 times what "
+          "one "
+          "rank is off): {}\n",
+          check.difference, check.bound, check.ok() ? "ok" : "FAIL");
+  return text;
+}
+
 std::string checks_text(const std::vector<Check>& checks, bool all_checks) {
   std::string text, lines;
   size_t shown = 0;
@@ -62,7 +75,8 @@ std::string isolated_text(const std::vector<IsolatedLayout>& isolated) {
 
 std::string report_text(const Verification& verification, bool all_checks) {
   const std::vector<Check>& checks = verification.checks;
-  std::string text = steps_text(verification) + checks_text(checks, all_checks);
+  std::string text =
+      steps_text(verification) + all_gradients_text(checks) + checks_text(checks, all_checks);
   if (verification.ok)
     return text + fmt::format("\nOK: {} computes what one rank computes\n", verification.grid);
   const auto failed =

@@ -7,19 +7,17 @@
 // in the order in which the rank asked for them.
 #pragma once
 
-#include <functional>
-#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "comm/communicator.h"
+#include "comm/forwarding_communicator.h"
 #include "deferred/deferred_backend.h"
 
 namespace switchyard::test {
 
-class DeferredCommunicator final : public Communicator {
+class DeferredCommunicator final : public ForwardingCommunicator {
  public:
   // Collective. `world` blocks (it has no backend); both are kept by reference.
   DeferredCommunicator(Communicator& world, DeferredBackend& backend);
@@ -27,30 +25,21 @@ class DeferredCommunicator final : public Communicator {
   DeferredCommunicator(const DeferredCommunicator&) = delete;
   DeferredCommunicator& operator=(const DeferredCommunicator&) = delete;
 
+  // Not for the group that carries the tensors, which goes on to block.
+  void use(Backend& backend) override { Communicator::use(backend); }
+
  private:
   DeferredCommunicator(Communicator& host, std::unique_ptr<Communicator> owned,
                        DeferredBackend& backend, int world_rank, std::string id);
 
   Communicator& for_host_values() override;
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override;
-  Event do_all_reduce_sum(Tensor x, Event after) override;
-  Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,
-                              Event after) override;
-  Event do_all_gather(Tensor out, Tensor input, std::span<const int64_t> counts,
-                      Event after) override;
-  Event do_all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
-                      std::span<const int64_t> send_rows, Event after) override;
-  Event do_broadcast(Tensor x, int root, Event after) override;
-  Event do_send_receive(std::span<const Message> sends, std::span<const Message> receives,
-                        Event after) override;
+  Event forward(Collective collective, Event after) override;
 
-  Event defer(const char* call, std::vector<Access> accesses, Event after,
-              std::function<void()> run);
   std::vector<int> world_ranks(std::span<const Message> messages) const;
 
-  std::unique_ptr<Communicator> owned_;
+  std::unique_ptr<Communicator> owned_host_;
   Communicator& host_;
-  std::unique_ptr<Communicator> tensors_;
   DeferredBackend& deferred_;
   std::string id_;            // the same on all its ranks, and no other group's
   int world_rank_;            // mine

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <mutex>
 
 #include "comm/thread_communicator.h"
@@ -76,9 +75,7 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
   trainer.set_routing_log(options.routing);
 
   JobResult result;
-  const auto gather = [&](const ParameterList& list,
-                          const std::function<std::vector<double>(const Parameter&)>& read) {
-    GlobalTensors tensors = gather_global_tensors(list, world, read);
+  const auto keep = [&](const GlobalTensors& tensors) {
     if (tensors.copy_difference > result.copy_difference) {
       result.copy_difference = tensors.copy_difference;
       result.copy_difference_in = tensors.copy_difference_in;
@@ -95,24 +92,16 @@ JobResult run_job(RunConfig config, Communicator& world, const JobOptions& optio
       result.router_entropy.push_back(layer.router_entropy);
     result.dropped_fraction.push_back(report.moe.dropped_fraction);
     if (std::count(options.gradient_steps.begin(), options.gradient_steps.end(), report.step) > 0)
-      result.gradients[report.step] = gather(trainer.parameters(), [&](const Parameter& parameter) {
-        return trainer.optimizer().gradient_of(parameter);
-      });
+      result.gradients[report.step] =
+          keep(gather_global_tensors(trainer.parameters(), world, [&](const Parameter& parameter) {
+            return trainer.optimizer().gradient_of(parameter);
+          }));
   }
-  result.weights = gather(trainer.parameters(), [&](const Parameter& parameter) {
-    return trainer.optimizer().weight_of(parameter);
-  });
-  std::deque<Parameter> declared;  // state under the same names, for the same gathering
-  ParameterList state;
-  for (const StateTensor& tensor : trainer.state()) {
-    declared.push_back(dense_parameter(tensor.name, {tensor.tensor.numel()}));
-    declared.back().weight = tensor.tensor;
-    state.push_back(&declared.back());
-  }
-  result.state = gather(state, [](const Parameter& parameter) {
-    const auto values = parameter.weight.span<double>();
-    return std::vector<double>(values.begin(), values.end());
-  });
+  result.weights =
+      keep(gather_global_tensors(trainer.parameters(), world, [&](const Parameter& parameter) {
+        return trainer.optimizer().weight_of(parameter);
+      }));
+  result.state = keep(gather_global_state(trainer.state(), on_rank.backend, world));
   return result;
 }
 

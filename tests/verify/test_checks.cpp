@@ -1,4 +1,5 @@
 // The measures and bounds of verify, on made-up jobs.
+#include <algorithm>
 #include <cmath>
 
 #include "support/catch.h"
@@ -27,6 +28,11 @@ std::vector<Check> checks_of(const Reference& reference, Quantity quantity,
   judge.add(quantity, {.values = {{kName, std::move(values)}}});
   return judge.finish({.reports = {StepReport{.lm_loss = loss}},
                        .groups = {{kName, {.name = "dense", .summed_over = {"dp"}}}}});
+}
+
+const Check& check_of(const std::vector<Check>& checks, const std::string& what) {
+  return *std::find_if(checks.begin(), checks.end(),
+                       [&](const Check& check) { return check.what == what; });
 }
 
 bool passes(const Reference& reference, Quantity quantity, std::vector<double> values,
@@ -71,17 +77,39 @@ TEST_CASE("f64 and f32 have bounds of their own, and f32 judges no values after 
   CHECK(passes(f32, Quantity::kInitialValue, {1, 2, 0}, 2 + 4e-9));
 }
 
-TEST_CASE("bf16 may be off by what bf16 on one rank is off") {
+TEST_CASE("bf16 may be off by what bf16 on one rank is off, a tensor by a little more") {
   const std::vector<double> exact(400, 1.0);
   Reference reference = {.dtype = DType::kBF16,
                          .same = record(std::vector<double>(400, 1.01)),
                          .exact = record(exact)};
+  const auto passes_as = [&](const char* what, double value) {
+    const std::vector<double> values(400, value);
+    return check_of(checks_of(reference, Quantity::kFirstGradient, values), what).ok();
+  };
+  CHECK(passes_as(kAllGradients, 0.9851));
+  CHECK_FALSE(passes_as(kAllGradients, 0.9849));
+  CHECK_FALSE(passes_as(kAllGradients, NAN));
   // 400 elements: 1.5 * (1 + 2 / 20) = 1.65.
-  CHECK(passes(reference, Quantity::kFirstGradient, std::vector<double>(400, 0.984)));
-  CHECK_FALSE(passes(reference, Quantity::kFirstGradient, std::vector<double>(400, 0.983)));
+  CHECK(passes_as(kGradientOf, 0.984));
+  CHECK_FALSE(passes_as(kGradientOf, 0.983));
   reference.same = record(exact);
-  CHECK(passes(reference, Quantity::kFirstGradient, std::vector<double>(400, 1 + 0.9 / 512)));
-  CHECK_FALSE(passes(reference, Quantity::kFirstGradient, std::vector<double>(400, 1 + 1.1 / 512)));
+  CHECK(passes_as(kGradientOf, 1 + 0.9 / 512));
+  CHECK_FALSE(passes_as(kGradientOf, 1 + 1.1 / 512));
+}
+
+TEST_CASE("all gradients of bf16 are judged together, whatever their sizes") {
+  Reference reference = {.dtype = DType::kBF16, .same = record({3.03}), .exact = record({3})};
+  for (JobRecord* job : {&reference.same, &reference.exact})
+    job->tensors[Quantity::kFirstGradient]["v"] = {0, 4};
+  Judge judge(reference);
+  judge.add(Quantity::kFirstGradient, {.values = {{kName, {3}}}});
+  judge.add(Quantity::kFirstGradient, {.values = {{"v", {0.02, 4}}}});
+  const std::vector<Check> checks = judge.finish({});
+  const Check& all = check_of(checks, kAllGradients);
+  CHECK_THAT(all.difference, Catch::Matchers::WithinRel(0.02 / 5, 1e-12));
+  CHECK_THAT(all.bound, Catch::Matchers::WithinRel(1.5 * 0.03 / 5, 1e-9));
+  CHECK(all.step == 1);
+  CHECK(all.parameter.empty());
 }
 
 TEST_CASE("copies that differ and tensors that nobody has fail; the worst comes first") {

@@ -44,12 +44,13 @@ TEST_CASE("wrong gradients name the sum that they share") {
   CHECK(verdict(
             {loss(true), gradient(kDense, true), gradient(kNorms, false), gradient(tied, false)}) ==
         "gradients of copies over tp, tied embedding: their sum over tied, tp");
-  // The norm is a sum of gradients, and says nothing by itself.
-  CHECK_THAT(verdict({loss(true),
-                      {.what = kGradientNorm, .step = 1, .difference = 1},
-                      gradient(kDense, true),
-                      gradient(kExperts, false)}),
-             contains_text("edp"));
+  // Sums over all gradients say nothing by themselves.
+  for (const char* sum : {kGradientNorm, kAllGradients})
+    CHECK_THAT(verdict({loss(true),
+                        {.what = sum, .step = 1, .difference = 1},
+                        gradient(kDense, true),
+                        gradient(kExperts, false)}),
+               contains_text("edp"));
 }
 
 TEST_CASE("a wrong loss, or gradients without a common sum, name the dimension that fails alone") {

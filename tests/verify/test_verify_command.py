@@ -113,6 +113,9 @@ class Verify(unittest.TestCase):
                                          moe={**CONFIG["moe"], "token_drop_policy": "capacity"})
                     self.assert_proven(result)
                     self.assertIn(f"; {dtype} against one rank", result.stdout)
+                    together = r"\nall gradients of step 1 together: off f64 by .* is off\): ok\n"
+                    (self.assertRegex if dtype == "bf16" else self.assertNotRegex)(
+                        result.stdout, together)
 
     def test_zero_schedules_and_recomputation_are_proven(self):
         grid = {"pipeline_parallel_size": 2}
@@ -122,6 +125,12 @@ class Verify(unittest.TestCase):
                  "pipeline": {"schedule": "interleaved_1f1b", "virtual_stages": 2}}):
             with self.subTest(**sections):
                 self.assert_proven(self.verify(4, grid, **sections))
+
+    def test_router_biases_are_proven(self):
+        result = self.verify(4, {"tensor_parallel_size": 2}, "--all",
+                             moe={**CONFIG["moe"], "router_bias_update_rate": 1e-3})
+        self.assert_proven(result)
+        self.assertRegex(result.stdout, r"value, step 3 .*bias +router biases \(stage\)\n")
 
     def test_a_fault_in_each_group_is_found_and_named(self):
         grid = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "expert_parallel_size": 2,
@@ -148,6 +157,8 @@ class Verify(unittest.TestCase):
                 result = self.verify(4, {"expert_parallel_size": 2}, "--dtype", dtype,
                                      "--plant-fault", "edp")
                 self.assert_at_fault(result, "gradients of experts: their sum over edp")
+                if dtype == "bf16":
+                    self.assertRegex(result.stdout, r"\nall gradients of step 1 .*: FAIL\n")
 
     def test_a_fault_without_effect_is_none(self):
         self.assert_proven(self.verify(2, {"expert_parallel_size": 2}, "--plant-fault", "tp"))

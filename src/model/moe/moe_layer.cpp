@@ -36,8 +36,8 @@ Tensor MoeLayer::backward(Pass& pass, Tensor dy_TD, const Saved& saved) {
   Ops& ops = backend_.ops();
   Tensor dx_TD = pass.scratch.allocate_like(dy_TD);
   Arena::Scope scope(pass.scratch);
-  const Tensor down_TD = tp_.own_rows(pass, dy_TD);
-  Tensor dout_RD = dispatcher_.combine_backward(pass, down_TD, saved.plan);
+  const Tensor dy_own_TD = tp_.own_rows(pass, dy_TD);
+  Tensor dout_RD = dispatcher_.combine_backward(pass, dy_own_TD, saved.plan);
   const auto [din_RD, dgate_R] = experts_.backward(pass, dout_RD, saved.plan, saved.experts);
   const auto [dtoken_TD, dweight_TA] =
       dispatcher_.dispatch_backward(pass, din_RD, dgate_R, saved.plan);
