@@ -119,10 +119,6 @@ std::vector<std::byte> put_together(const std::string& name, const WholeTensor& 
   return whole;
 }
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  return fmt::format("({})", fmt::join(shape, ", "));
-}
-
 }  // namespace
 
 void save_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
