@@ -41,12 +41,6 @@ HeldTensor held_tensor(const LogicalTensor& tensor, TensorRole role, Box box, Te
           .data = data.flat()};
 }
 
-void add_weights(std::vector<HeldTensor>& held, const Parameter& parameter) {
-  for (const LogicalTensor& tensor : logical_tensors(parameter))
-    held.push_back(held_tensor(tensor, TensorRole::kParam, tensor.box,
-                               parameter.weight.flat().rows(tensor.begin, tensor.box.numel())));
-}
-
 // The part of `kept` that belongs to `tensor`; rows of padding belong to none.
 void add_slice(std::vector<HeldTensor>& held, const LogicalTensor& tensor,
                const FlatBuffer::Update& kept) {
@@ -79,26 +73,26 @@ HeldTensor held_tensor(const StateTensor& state) {
 
 }  // namespace
 
-std::vector<HeldTensor> held_state(const ParameterList& parameters, const StateList& state,
-                                   ZeroOptimizer& optimizer) {
-  optimizer.wait_for_params();
+std::vector<HeldTensor> held_weights(const ParameterList& parameters, const StateList& state) {
   std::vector<HeldTensor> held;
-  for (const Parameter* parameter : parameters) add_weights(held, *parameter);
-  for (const FlatBuffer& group : optimizer.groups())
-    for (const FlatBuffer::Update& update : group.updates())
-      for (const LogicalTensor& tensor : logical_tensors(*update.parameter))
-        add_slice(held, tensor, update);
+  for (const Parameter* parameter : parameters)
+    for (const LogicalTensor& tensor : logical_tensors(*parameter))
+      held.push_back(held_tensor(tensor, TensorRole::kParam, tensor.box,
+                                 parameter->weight.flat().rows(tensor.begin, tensor.box.numel())));
   for (const StateTensor& tensor : state)
     if (!tensor.tensor.empty()) held.push_back(held_tensor(tensor));
   return held;
 }
 
-std::vector<HeldTensor> weights_of(const std::vector<HeldTensor>& held) {
-  std::vector<HeldTensor> weights;
-  for (const HeldTensor& tensor : held)
-    if (tensor.role == TensorRole::kParam || tensor.role == TensorRole::kState)
-      weights.push_back(tensor);
-  return weights;
+std::vector<HeldTensor> held_state(const ParameterList& parameters, const StateList& state,
+                                   ZeroOptimizer& optimizer) {
+  optimizer.wait_for_params();
+  std::vector<HeldTensor> held = held_weights(parameters, state);
+  for (const FlatBuffer& group : optimizer.groups())
+    for (const FlatBuffer::Update& update : group.updates())
+      for (const LogicalTensor& tensor : logical_tensors(*update.parameter))
+        add_slice(held, tensor, update);
+  return held;
 }
 
 }  // namespace switchyard

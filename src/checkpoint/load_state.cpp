@@ -20,9 +20,8 @@ class Problems {
     const std::string more = count_ > named_.size()
                                  ? fmt::format("\n  and {} more", count_ - named_.size())
                                  : std::string();
-    SY_REQUIRE(kData, count_ == 0, "{}: {} of {}:\n  {}{}", where, what,
-               count_ == 1 ? "a tensor" : fmt::format("{} tensors", count_),
-               fmt::join(named_, "\n  "), more);
+    SY_REQUIRE(kData, count_ == 0, "{}: {}, in {} tensor{}:\n  {}{}", where, what, count_,
+               count_ == 1 ? "" : "s", fmt::join(named_, "\n  "), more);
   }
 
  private:
@@ -122,7 +121,7 @@ void check_contents(const Manifest& manifest, const std::vector<Region>& regions
   for (const auto& [key, tensor] : manifest.tensors)
     if (is_wanted(tensor, scope) && expected.count(key) == 0)
       problems.add(fmt::format("\"{}\" is not a tensor of this run", key));
-  problems.require_none(where, "the checkpoint does not fit the run in");
+  problems.require_none(where, "the checkpoint does not fit the run");
 }
 
 void load_state(const Manifest& manifest, const ChunkReader& read,
@@ -132,7 +131,7 @@ void load_state(const Manifest& manifest, const ChunkReader& read,
   for (const HeldTensor& tensor : held) by_key[tensor.key].push_back(&tensor);
   for (const Declaration& declaration : declarations_of(held))
     check_tensor(manifest, declaration, problems);
-  problems.require_none("loading", "the checkpoint does not fit the run in");
+  problems.require_none("loading", "the checkpoint does not fit the run");
   for (const auto& [key, parts] : by_key)
     load_tensor(manifest.tensors.at(key), read, parts, backend);
   backend.host_wait(backend.record(backend.compute_queue()));
@@ -148,7 +147,7 @@ void check_digests(const Manifest& manifest, const std::map<std::string, uint64_
       problems.add(fmt::format("\"{}\" has digest {:#018x}, expected {:#018x}", key, digest,
                                found->second.digest));
   }
-  problems.require_none(where, "what was loaded is not what was saved in");
+  problems.require_none(where, "what was loaded is not what was saved");
 }
 
 }  // namespace switchyard
