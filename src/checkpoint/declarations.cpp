@@ -98,11 +98,15 @@ Declarations declarations_from_text(const std::string& text) {
 }
 
 std::vector<Declarations> exchange_declarations(const Declarations& mine, Communicator& world) {
-  std::string all = json(world.gather_host(to_text(mine), 0)).dump();
+  // One line for each rank: JSON escapes line feeds.
+  std::string all = fmt::format("{}", fmt::join(world.gather_host(to_text(mine), 0), "\n"));
   world.broadcast_host(all, 0);
   std::vector<Declarations> by_rank;
-  for (const json& text : json::parse(all))
-    by_rank.push_back(declarations_from_text(text.get<std::string>()));
+  for (size_t begin = 0; begin < all.size();) {
+    const size_t end = std::min(all.find('\n', begin), all.size());
+    by_rank.push_back(declarations_from_text(all.substr(begin, end - begin)));
+    begin = end + 1;
+  }
   return by_rank;
 }
 

@@ -63,10 +63,11 @@ std::vector<int64_t> pour(int64_t amount, const std::vector<int64_t>& levels) {
   return shares;
 }
 
-// Pours the pools out one by one, those with the fewest holders first, and again and again: each
-// pool then finds the levels that the others have left. Where pools overlap crosswise (what dp
-// ranks hold alike, and what tp ranks do) one round is not enough. The sum of the squares of all
-// loads falls with every round, to its only minimum, in which the largest load is smallest too.
+// Pours the pools out one by one, those with the fewest holders first, which saves rounds, and
+// again and again: each pool then finds the levels that the others have left. Where pools overlap
+// crosswise (what dp ranks hold alike, and what tp ranks do) one round is not enough. The sum of
+// the squares of all loads falls with every round, to its only minimum, in which the largest load
+// is smallest too.
 void balance(std::vector<Pool>& pools, std::vector<int64_t>& loads) {
   constexpr int kMaxRounds = 1000;
   for (int round = 0; round < kMaxRounds; ++round) {
