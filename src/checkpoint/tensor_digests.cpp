@@ -20,19 +20,20 @@ std::string ranks_text(const std::vector<int>& ranks) {
 
 DigestsByRank exchange_digests(const std::vector<uint64_t>& mine, Communicator& world) {
   const std::vector<int64_t> counts = world.all_gather_host(static_cast<int64_t>(mine.size()));
-  std::string bytes(mine.size() * sizeof(uint64_t), '\0');
-  std::memcpy(bytes.data(), mine.data(), bytes.size());
+  std::string bytes;
+  for (const uint64_t digest : mine)
+    bytes.append(reinterpret_cast<const char*>(&digest), sizeof(digest));
   std::string all;
   for (const std::string& part : world.gather_host(bytes, 0)) all += part;
   world.broadcast_host(all, 0);
   DigestsByRank digests;
   size_t at = 0;
   for (const int64_t count : counts) {
-    std::vector<uint64_t>& of_rank = digests.emplace_back(static_cast<size_t>(count));
-    const size_t length = of_rank.size() * sizeof(uint64_t);
-    SY_CHECK(at + length <= all.size(), "digests of {} bytes are cut off", all.size());
-    std::memcpy(of_rank.data(), all.data() + at, length);
-    at += length;
+    for (uint64_t& digest : digests.emplace_back(static_cast<size_t>(count))) {
+      SY_CHECK(at + sizeof(digest) <= all.size(), "digests of {} bytes are cut off", all.size());
+      std::memcpy(&digest, all.data() + at, sizeof(digest));
+      at += sizeof(digest);
+    }
   }
   return digests;
 }
