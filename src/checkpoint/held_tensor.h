@@ -16,7 +16,7 @@ struct HeldTensor {
   std::string key = {};  // tensor_key(role, name); experts are one tensor each
   TensorRole role = TensorRole::kParam;
   std::vector<int64_t> shape = {};  // of the whole
-  Box box = {};                     // held here; row-major, as `data` lies
+  Box box = {};                     // held here; row-major, as `data` lies; never empty
   Tensor data = {};                 // flat device memory: box.numel() elements
 };
 

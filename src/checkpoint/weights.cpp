@@ -6,49 +6,12 @@
 #include <utility>
 
 #include "checkpoint/box.h"
+#include "checkpoint/held_state.h"
 #include "checkpoint/safetensors.h"
 #include "comm/collective_error.h"
 
 namespace switchyard {
 namespace {
-
-// A tensor of the file, and what this rank holds of it.
-struct HeldTensor {
-  std::string name;
-  TensorInfo info;  // of the whole
-  Box box;
-  Tensor data;
-};
-
-std::vector<int64_t> without_first(const std::vector<int64_t>& dims) {
-  return {dims.begin() + 1, dims.end()};
-}
-
-// A parameter of all experts is one tensor per expert; any other is one.
-std::vector<HeldTensor> held_of(const Parameter& parameter) {
-  if (parameter.numel() == 0) return {};
-  const DType dtype = parameter.weight.dtype();
-  if (parameter.group == ReplicaGroup::kDense)
-    return {{.name = parameter.name,
-             .info = {dtype, parameter.global_shape},
-             .box = {parameter.offset, parameter.shape},
-             .data = parameter.weight}};
-  std::vector<HeldTensor> experts;
-  for (int64_t i = 0; i < parameter.shape[0]; ++i)
-    experts.push_back({.name = name_of_expert(parameter, parameter.offset[0] + i),
-                       .info = {dtype, without_first(parameter.global_shape)},
-                       .box = {without_first(parameter.offset), without_first(parameter.shape)},
-                       .data = parameter.weight.rows(i, 1)});
-  return experts;
-}
-
-HeldTensor held_of(const StateTensor& state) {
-  const std::vector<int64_t> shape(state.tensor.shape().begin(), state.tensor.shape().end());
-  return {.name = state.name,
-          .info = {state.tensor.dtype(), shape},
-          .box = {std::vector<int64_t>(shape.size(), 0), shape},
-          .data = state.tensor};
-}
 
 bool is_first_holder(const Parameter& parameter, const ProcessGrid& grid) {
   const Communicator& sharers = parameter.group == ReplicaGroup::kDense ? grid.dp() : grid.edp();
@@ -56,15 +19,26 @@ bool is_first_holder(const Parameter& parameter, const ProcessGrid& grid) {
   return sharers.rank() == 0 && (copies == nullptr || copies->rank() == 0);
 }
 
-// What this rank brings to the file, by name.
-std::map<std::string, HeldTensor> contributions(const ParameterList& parameters,
-                                                const StateList& state, const ProcessGrid& grid) {
-  std::map<std::string, HeldTensor> mine;
-  for (const Parameter* parameter : parameters)
-    if (is_first_holder(*parameter, grid))
-      for (HeldTensor& held : held_of(*parameter)) mine.emplace(held.name, held);
+// What this rank holds of the tensors of a file, by name.
+using HeldByName = std::map<std::string, HeldTensor>;
+
+void add_weights(HeldByName& held, Parameter* parameter) {
+  for (HeldTensor& tensor : held_weights({parameter}, {}))
+    held.emplace(tensor.key, std::move(tensor));
+}
+
+void add_state(HeldByName& held, const StateTensor& state) {
+  for (HeldTensor& tensor : held_weights({}, {state})) held.emplace(state.name, std::move(tensor));
+}
+
+// What this rank brings to the file.
+HeldByName contributions(const ParameterList& parameters, const StateList& state,
+                         const ProcessGrid& grid) {
+  HeldByName mine;
+  for (Parameter* parameter : parameters)
+    if (is_first_holder(*parameter, grid)) add_weights(mine, parameter);
   if (grid.dp().rank() == 0 && grid.tp().rank() == 0)
-    for (const StateTensor& tensor : state) mine.emplace(tensor.name, held_of(tensor));
+    for (const StateTensor& tensor : state) add_state(mine, tensor);
   return mine;
 }
 
@@ -76,10 +50,10 @@ struct WholeTensor {
 using Contents = std::map<std::string, WholeTensor>;
 
 // Of the whole file, on every rank.
-Contents agree_on_contents(const std::map<std::string, HeldTensor>& mine, Communicator& world) {
+Contents agree_on_contents(const HeldByName& mine, Communicator& world) {
   nlohmann::json declared = nlohmann::json::array();
   for (const auto& [name, held] : mine)
-    declared.push_back({name, held.info.dtype, held.info.shape, held.box.offset, held.box.shape});
+    declared.push_back({name, held.data.dtype(), held.shape, held.box.offset, held.box.shape});
   const std::vector<std::string> lists = world.gather_host(declared.dump(), 0);
   std::string all = fmt::format("[{}]", fmt::join(lists, ","));
   world.broadcast_host(all, 0);
@@ -119,17 +93,13 @@ std::vector<std::byte> put_together(const std::string& name, const WholeTensor& 
   return whole;
 }
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  return fmt::format("({})", fmt::join(shape, ", "));
-}
-
 }  // namespace
 
 void save_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
                   Backend& backend, const ProcessGrid& grid) {
   Communicator& world = grid.world();
   const bool writes = world.rank() == 0;
-  const std::map<std::string, HeldTensor> mine = contributions(parameters, state, grid);
+  const HeldByName mine = contributions(parameters, state, grid);
   const Contents contents = agree_on_contents(mine, world);
   std::optional<SafetensorsWriter> writer;
   agree(world, [&] {
@@ -156,18 +126,19 @@ void save_weights(const std::string& path, const ParameterList& parameters, cons
 void load_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
                   Backend& backend) {
   const SafetensorsFile file(path);
-  const auto load = [&](const HeldTensor& held) {
-    SY_REQUIRE(kData, file.contains(held.name), "{}: tensor \"{}\" is missing", path, held.name);
-    const TensorInfo& info = file.info(held.name);
-    SY_REQUIRE(kData, info == held.info, "{}: tensor \"{}\" is {} {}, expected {} {}", path,
-               held.name, name_of(info.dtype), shape_text(info.shape), name_of(held.info.dtype),
-               shape_text(held.info.shape));
-    const std::vector<std::byte> part = cut_out(file.read(held.name), info, held.box);
+  HeldByName wanted;
+  for (Parameter* parameter : parameters) add_weights(wanted, parameter);
+  for (const StateTensor& tensor : state) add_state(wanted, tensor);
+  for (const auto& [name, held] : wanted) {
+    SY_REQUIRE(kData, file.contains(name), "{}: tensor \"{}\" is missing", path, name);
+    const TensorInfo& info = file.info(name);
+    const DType dtype = held.data.dtype();
+    SY_REQUIRE(kData, info.dtype == dtype && info.shape == held.shape,
+               "{}: tensor \"{}\" is {} {}, expected {} {}", path, name, name_of(info.dtype),
+               shape_text(info.shape), name_of(dtype), shape_text(held.shape));
+    const std::vector<std::byte> part = cut_out(file.read(name), info, held.box);
     backend.upload(backend.compute_queue(), held.data, part.data());
-  };
-  for (const Parameter* parameter : parameters)
-    for (const HeldTensor& held : held_of(*parameter)) load(held);
-  for (const StateTensor& tensor : state) load(held_of(tensor));
+  }
 }
 
 std::vector<Buffer> allocate_weights(const ParameterList& parameters, Backend& backend,

@@ -57,10 +57,7 @@ FlatBuffer::FlatBuffer(Backend& backend, FlatLayout layout, Communicator& sharer
     copy_slice_to_bucket_order(i);
     if (keeps_whole_gradients_) bind_gradients(i, gradients(i));
   }
-  // The master copy begins as what the weights are: rounded.
-  for (const Update& update : updates_)
-    if (!update.rounded_weight.is_none())
-      backend.ops().convert(backend.compute_queue(), update.weight, update.rounded_weight);
+  refresh_masters();
 }
 
 void FlatBuffer::allocate() {
@@ -135,7 +132,9 @@ void FlatBuffer::list_updates() {
       const Tensor weight = piece_weights_[i][p].rows(part.begin, part.numel);
       const bool has_master = !masters_.is_none();
       updates_.push_back(
-          {.weight = has_master ? state(masters_) : weight,
+          {.parameter = piece.parameter,
+           .begin = piece.source + part.begin,
+           .weight = has_master ? state(masters_) : weight,
            .rounded_weight = has_master ? weight : Tensor(),
            .first_moment = state(first_moments_),
            .second_moment = state(second_moments_),
@@ -143,6 +142,12 @@ void FlatBuffer::list_updates() {
            .weight_decay = piece.parameter->weight_decay});
     }
   }
+}
+
+void FlatBuffer::refresh_masters() const {
+  for (const Update& update : updates_)
+    if (!update.rounded_weight.is_none())
+      backend_->ops().convert(backend_->compute_queue(), update.weight, update.rounded_weight);
 }
 
 Tensor FlatBuffer::gradients(size_t i) const {

@@ -57,12 +57,16 @@ class FlatBuffer {
 
   // One AdamW call: a stretch of one parameter that this rank updates; all flat.
   struct Update {
+    const Parameter* parameter = nullptr;
+    int64_t begin = 0;      // first element, counted in `parameter`; rows of padding come last
     Tensor weight;          // f32 or f64; bf16: the master copy
     Tensor rounded_weight;  // bf16 only
     Tensor first_moment, second_moment, gradient;
     bool weight_decay = true;
   };
   const std::vector<Update>& updates() const { return updates_; }
+  // Master copies become what the weights are; nothing where there are none.
+  void refresh_masters() const;
 
   // Of gradients that micro-batches add to.
   Tensor all_gradients() const { return gradients_; }

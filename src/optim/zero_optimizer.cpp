@@ -108,6 +108,11 @@ void ZeroOptimizer::all_gather_params() { gather_.start(); }
 
 void ZeroOptimizer::wait_for_params() { gather_.finish_all(); }
 
+void ZeroOptimizer::refresh_masters() {
+  wait_for_params();
+  for (const FlatBuffer& group : groups_) group.refresh_masters();
+}
+
 std::vector<double> ZeroOptimizer::gradient_of(const Parameter& parameter) {
   return read_gradient(backend_, groups_, parameter);
 }

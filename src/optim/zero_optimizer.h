@@ -53,6 +53,12 @@ class ZeroOptimizer {
   // All weights may be read, not only those of units whose before_forward hook has been called.
   void wait_for_params();
 
+  // What the state lies in, for checkpoints.
+  const std::vector<FlatBuffer>& groups() const { return groups_; }
+  // After weights were written from outside that have no master copies of their own: these become
+  // what the weights are, rounded. Nothing but for bf16.
+  void refresh_masters();
+
   // For proofs: this rank's box of the parameter, row by row. Collective over the ranks that share
   // it. The gradient is the sum of all ranks, before clipping, zero in frozen rows; from
   // finish_reduction() to the next begin_step(). The weight is the master copy where there is one.

@@ -69,7 +69,7 @@ TEST_CASE("boxes go into a tensor and come out of it") {
   const std::vector<int32_t> scalar = {7};
   CHECK(cut_out(std::as_bytes(std::span(scalar)), {DType::kI32, {}}, {}).size() == 4);
   CHECK_THROWS_WITH(cut_out(std::as_bytes(std::span(whole)), info, {{0, 2, 0}, {3, 3, 5}}),
-                    contains_text("3 elements from 2 on, of 4"));
+                    contains_text("box [0:3, 2:5, 0:5] in a tensor of shape (3, 4, 5)"));
 }
 
 TEST_CASE("weights written by any grid are the same file, and any grid reads it") {
