@@ -35,8 +35,6 @@ constexpr std::array kNamesOf<SchedulerType> = {"Constant", "WarmupLR", "WarmupD
                                                 "WarmupCosineLR", "WarmupStableDecayLR"};
 template <>
 constexpr std::array kNamesOf<WarmupType> = {"log", "linear"};
-template <>
-constexpr std::array kNamesOf<SpikePolicy> = {"off", "skip", "rollback"};
 
 namespace {
 
@@ -225,47 +223,6 @@ std::vector<Option> make_options() {
              "choice, {10..12} a range. Empty: everything."),
       OPTION(training.frozen, "Patterns of what is not trained, whatever `trainable` says."),
 
-      OPTION(training.max_wall_time,
-             "Seconds of wall time after which the run saves and stops (exit code 75); 0: none.",
-             at_least(0)),
-      OPTION(training.stop_margin,
-             "Seconds before max_wall_time, or before the end of the SLURM job, at which to stop.",
-             at_least(0)),
-      OPTION(training.max_skipped_steps,
-             "Steps in a row whose loss or gradient is not finite, before the run ends (77).",
-             at_least(1)),
-      OPTION(training.replica_check_interval,
-             "Steps between comparisons of state that several ranks hold; 0: never.", at_least(0)),
-
-      OPTION(checkpoint.interval_steps,
-             "Steps between checkpoints; 0: only before the first step and after the last.",
-             at_least(0)),
-      OPTION(checkpoint.interval_minutes, "Minutes between checkpoints, as well; 0: none.",
-             at_least(0)),
-      OPTION(checkpoint.keep_last, "Newest checkpoints that are kept, two at least.", at_least(2)),
-      OPTION(checkpoint.keep_every, "Checkpoints of multiples of this step stay for ever; 0: none.",
-             at_least(0)),
-      OPTION(checkpoint.async, "Write beside training, from a copy of the state."),
-      OPTION(checkpoint.save_timeout,
-             "Seconds after which a save that hangs counts as failed. Three failed saves in a row "
-             "end the run.",
-             above(0)),
-
-      OPTION(watchdog.enabled, "Ends the job (exit code 76) when a rank makes no progress."),
-      OPTION(watchdog.timeout, "Seconds without progress before the alarm, at least.", above(0)),
-      OPTION(watchdog.gap_factor,
-             "And at least this many times the longest pause seen in the same phase.", at_least(1)),
-      OPTION(watchdog.check_collectives,
-             "For debugging: before each collective, ranks compare what they are about to call."),
-
-      OPTION(loss_spike.policy,
-             "What follows a loss that leaps: nothing, the step is skipped, or training goes back "
-             "to the last checkpoint and passes over the samples since."),
-      OPTION(loss_spike.z_score,
-             "Standard deviations above the mean of the window that make a spike.", above(0)),
-      OPTION(loss_spike.window,
-             "Accepted losses to compare with; none is judged before it is full.", at_least(2)),
-
       OPTION(zero_optimization.stage,
              "What data-parallel ranks share out: 0 nothing, 1 the "
              "optimizer's state, 2 the gradients as well.",
@@ -370,9 +327,6 @@ const std::vector<Section>& all_sections() {
       {"/training", "The run."},
       {"/zero_optimization", "As in DeepSpeed."},
       {"/activation_checkpointing", "Memory for time: activations that are computed again."},
-      {"/checkpoint", "When and how the state of the run is saved."},
-      {"/watchdog", "Finds ranks that hang."},
-      {"/loss_spike", "What to do when the loss leaps."},
       {"/bf16", "As in DeepSpeed."},
       {"/fp64", ""},
   };
