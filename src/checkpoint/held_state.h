@@ -9,8 +9,8 @@
 
 namespace switchyard {
 
-// Weights (role kParam) and `state` (kState), in this order: what files of weights hold and what
-// --init-from takes over. Each expert is a tensor of its own. Views of Parameter::weight and
+// Weights (role kParam) and `state` (kState), in this order: what files of weights hold. Each
+// expert is a tensor of its own. Views of Parameter::weight and
 // StateTensor::tensor; tensors of which this rank has nothing do not appear.
 std::vector<HeldTensor> held_weights(const ParameterList& parameters, const StateList& state);
 

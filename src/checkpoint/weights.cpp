@@ -1,11 +1,12 @@
 #include "checkpoint/weights.h"
 
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "checkpoint/box.h"
+#include "checkpoint/declarations.h"
 #include "checkpoint/held_state.h"
 #include "checkpoint/safetensors.h"
 #include "comm/collective_error.h"
@@ -13,109 +14,79 @@
 namespace switchyard {
 namespace {
 
-bool is_first_holder(const Parameter& parameter, const ProcessGrid& grid) {
-  const Communicator& sharers = parameter.group == ReplicaGroup::kDense ? grid.dp() : grid.edp();
-  const Communicator* copies = copies_of(parameter.copies, grid);
-  return sharers.rank() == 0 && (copies == nullptr || copies->rank() == 0);
+// What this rank holds of the tensors of a file, under the names they have there.
+std::vector<HeldTensor> held_of_file(const ParameterList& parameters, const StateList& state) {
+  std::vector<HeldTensor> held = held_weights(parameters, state);
+  for (HeldTensor& tensor : held)  // weights have their bare names already
+    if (tensor.role == TensorRole::kState)
+      tensor.key.erase(0, tensor_key(TensorRole::kState, "").size());
+  return held;
 }
 
-// What this rank holds of the tensors of a file, by name.
-using HeldByName = std::map<std::string, HeldTensor>;
+// The regions of each tensor of the file, by name.
+using Contents = std::map<std::string, std::vector<Region>>;
 
-void add_weights(HeldByName& held, Parameter* parameter) {
-  for (HeldTensor& tensor : held_weights({parameter}, {}))
-    held.emplace(tensor.key, std::move(tensor));
-}
-
-void add_state(HeldByName& held, const StateTensor& state) {
-  for (HeldTensor& tensor : held_weights({}, {state})) held.emplace(state.name, std::move(tensor));
-}
-
-// What this rank brings to the file.
-HeldByName contributions(const ParameterList& parameters, const StateList& state,
-                         const ProcessGrid& grid) {
-  HeldByName mine;
-  for (Parameter* parameter : parameters)
-    if (is_first_holder(*parameter, grid)) add_weights(mine, parameter);
-  if (grid.dp().rank() == 0 && grid.tp().rank() == 0)
-    for (const StateTensor& tensor : state) add_state(mine, tensor);
-  return mine;
-}
-
-// A tensor of the file, and which rank brings which part of it.
-struct WholeTensor {
-  TensorInfo info;
-  std::map<int, Box> box_of_rank = {};
-};
-using Contents = std::map<std::string, WholeTensor>;
-
-// Of the whole file, on every rank.
-Contents agree_on_contents(const HeldByName& mine, Communicator& world) {
-  nlohmann::json declared = nlohmann::json::array();
-  for (const auto& [name, held] : mine)
-    declared.push_back({name, held.data.dtype(), held.shape, held.box.offset, held.box.shape});
-  const std::vector<std::string> lists = world.gather_host(declared.dump(), 0);
-  std::string all = fmt::format("[{}]", fmt::join(lists, ","));
-  world.broadcast_host(all, 0);
-
+Contents agree_on_contents(const std::vector<HeldTensor>& held, Communicator& world) {
   Contents contents;
-  int rank = 0;
-  for (const auto& list : nlohmann::json::parse(all)) {
-    for (const auto& [name, dtype, shape, box_offset, box_shape] :
-         list.get<std::vector<std::tuple<std::string, DType, std::vector<int64_t>,
-                                         std::vector<int64_t>, std::vector<int64_t>>>>()) {
-      WholeTensor& tensor = contents.try_emplace(name, WholeTensor{{dtype, shape}}).first->second;
-      tensor.box_of_rank[rank] = {box_offset, box_shape};
-    }
-    ++rank;
-  }
+  for (Region& region : regions_of(exchange_declarations(declarations_of(held), world)))
+    contents[region.tensor.key].push_back(std::move(region));
   return contents;
 }
 
-std::string download_bytes(Tensor device, Backend& backend) {
-  std::string bytes(static_cast<size_t>(device.bytes()), '\0');
-  backend.download(backend.compute_queue(), bytes.data(), device);
-  backend.host_wait(backend.record(backend.compute_queue()));
-  return bytes;
+TensorInfo info_of(const std::vector<Region>& regions) {
+  return {regions[0].tensor.dtype, regions[0].tensor.shape};
 }
 
-std::vector<std::byte> put_together(const std::string& name, const WholeTensor& tensor,
-                                    const std::vector<std::string>& parts) {
-  std::vector<std::byte> whole(static_cast<size_t>(tensor.info.bytes()));
-  size_t copied = 0;
-  for (const auto& [rank, box] : tensor.box_of_rank) {
-    const std::string& part = parts[static_cast<size_t>(rank)];
-    copy_into(whole, tensor.info, box, std::as_bytes(std::span(part)));
-    copied += part.size();
+// Of the regions that this rank is the first to hold, one after another.
+std::string download_first_held(const std::vector<Region>& regions,
+                                const std::vector<HeldTensor>& held, int rank, Backend& backend) {
+  std::string all;
+  for (const Region& region : regions) {
+    if (region.holders[0].rank != rank) continue;
+    const Tensor data = held[region.holders[0].held].data;
+    std::string bytes(static_cast<size_t>(data.bytes()), '\0');
+    backend.download(backend.compute_queue(), bytes.data(), data);
+    backend.host_wait(backend.record(backend.compute_queue()));
+    all += bytes;
   }
-  SY_CHECK(copied == whole.size(), "the ranks brought {} bytes of tensor \"{}\", which has {}",
-           copied, name, whole.size());
+  return all;
+}
+
+// `parts`: what download_first_held() gave on each rank.
+std::vector<std::byte> put_together(const std::vector<Region>& regions,
+                                    const std::vector<std::string>& parts) {
+  const TensorInfo info = info_of(regions);
+  std::vector<std::byte> whole(static_cast<size_t>(info.bytes()));
+  std::vector<std::span<const std::byte>> rest;
+  for (const std::string& part : parts) rest.push_back(std::as_bytes(std::span(part)));
+  for (const Region& region : regions) {
+    std::span<const std::byte>& from = rest[static_cast<size_t>(region.holders[0].rank)];
+    const auto bytes = static_cast<size_t>(region.tensor.bytes());
+    copy_into(whole, info, region.tensor.box, from.first(bytes));
+    from = from.subspan(bytes);
+  }
   return whole;
 }
 
 }  // namespace
 
 void save_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
-                  Backend& backend, const ProcessGrid& grid) {
-  Communicator& world = grid.world();
+                  Backend& backend, Communicator& world) {
   const bool writes = world.rank() == 0;
-  const HeldByName mine = contributions(parameters, state, grid);
-  const Contents contents = agree_on_contents(mine, world);
+  const std::vector<HeldTensor> held = held_of_file(parameters, state);
+  const Contents contents = agree_on_contents(held, world);
   std::optional<SafetensorsWriter> writer;
   agree(world, [&] {
     if (!writes) return;
     std::map<std::string, TensorInfo> tensors;
-    for (const auto& [name, tensor] : contents) tensors.emplace(name, tensor.info);
+    for (const auto& [name, regions] : contents) tensors.emplace(name, info_of(regions));
     writer.emplace(path, tensors, Metadata{{"format", "pt"}});
   });
   for (const auto& entry : contents) {  // no structured binding: clang 14 cannot capture it
-    const auto& name = entry.first;
-    const auto& tensor = entry.second;
-    const auto held = mine.find(name);
-    const std::vector<std::string> parts = world.gather_host(
-        held == mine.end() ? std::string() : download_bytes(held->second.data, backend), 0);
+    const std::vector<std::string> parts =
+        world.gather_host(download_first_held(entry.second, held, world.rank(), backend), 0);
     agree(world, [&] {
-      if (writes) writer->write(name, put_together(name, tensor, parts));
+      if (writes) writer->write(entry.first, put_together(entry.second, parts));
     });
   }
   agree(world, [&] {
@@ -126,10 +97,8 @@ void save_weights(const std::string& path, const ParameterList& parameters, cons
 void load_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
                   Backend& backend) {
   const SafetensorsFile file(path);
-  HeldByName wanted;
-  for (Parameter* parameter : parameters) add_weights(wanted, parameter);
-  for (const StateTensor& tensor : state) add_state(wanted, tensor);
-  for (const auto& [name, held] : wanted) {
+  for (const HeldTensor& held : held_of_file(parameters, state)) {
+    const std::string& name = held.key;
     SY_REQUIRE(kData, file.contains(name), "{}: tensor \"{}\" is missing", path, name);
     const TensorInfo& info = file.info(name);
     const DType dtype = held.data.dtype();

@@ -8,16 +8,16 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "comm/process_grid.h"
+#include "comm/communicator.h"
 #include "model/parameter.h"
 
 namespace switchyard {
 
 // Collective: world rank 0 writes `path`, tensor by tensor, so that it never holds more than one of
-// them. Every element comes from the first of the ranks that hold it. Between the ranks of the grid
+// them. Every element comes from the first of the ranks that hold it. Between the ranks of `world`
 // `parameters` and `state` are the whole model.
 void save_weights(const std::string& path, const ParameterList& parameters, const StateList& state,
-                  Backend& backend, const ProcessGrid& grid);
+                  Backend& backend, Communicator& world);
 
 // Reads into Parameter::weight (bound by the caller) what this rank holds of each parameter, and
 // into `state`. Errors (kData): a tensor is missing, or has another shape or dtype.

@@ -128,7 +128,7 @@ void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& 
   }
 
   const std::string weights = (directory / "model.safetensors").string();
-  save_weights(weights, trainer.parameters(), trainer.state(), backend, grid);
+  save_weights(weights, trainer.parameters(), trainer.state(), backend, world);
   if (metrics) spdlog::info("weights saved in {}", weights);
 
   const ValidationReport validation = trainer.validate(0);

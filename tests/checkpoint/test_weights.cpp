@@ -36,7 +36,7 @@ void save_initial(const RunConfig& config, Communicator& world, const std::strin
       state.tensor.data<double>()[e] = of_layer + 0.125 * static_cast<double>(e);
   }
   save_weights(path, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
-               on_rank.grid);
+               on_rank.grid.world());
 }
 
 // Weights of another seed, overwritten by those of `from`, written to `to`.
@@ -46,7 +46,7 @@ void copy_through_grid(RunConfig config, Communicator& world, const std::string&
   TrainerOnRank on_rank(config, world);
   load_weights(from, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend);
   save_weights(to, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
-               on_rank.grid);
+               on_rank.grid.world());
 }
 
 }  // namespace
@@ -122,7 +122,7 @@ TEST_CASE("a file holds what each parameter holds") {
   SelfCommunicator world("world");
   TrainerOnRank on_rank(config, world);
   save_weights(path, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
-               on_rank.grid);
+               on_rank.grid.world());
   const SafetensorsFile file(path);
   size_t num_tensors = 0;
   for (const Parameter* parameter : on_rank.trainer.parameters()) {
@@ -157,7 +157,7 @@ TEST_CASE("a grid trained in bf16 writes bf16 weights, from which one rank sampl
     TrainerOnRank on_rank(on_grid, world);
     for (int step = 0; step < 3; ++step) on_rank.trainer.train_step();
     save_weights(path, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
-                 on_rank.grid);
+                 on_rank.grid.world());
   });
   // The same values as f32.
   const SafetensorsFile file(path);
@@ -209,7 +209,7 @@ TEST_CASE("weights of another model are refused by name") {
   const ProcessGrid grid(world, GridSizes{});
   Stage stage(backend, grid, config, whole_model(config));
   const std::vector<Buffer> memory = allocate_weights(stage.parameters(), backend, DType::kF64);
-  save_weights(path, stage.parameters(), stage.state(), backend, grid);
+  save_weights(path, stage.parameters(), stage.state(), backend, grid.world());
 
   const auto message_for = [&](const RunConfig& other, DType real) {
     Stage reader(backend, grid, other, whole_model(other));

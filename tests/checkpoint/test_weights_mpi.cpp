@@ -19,8 +19,7 @@ TEST_CASE("MPI ranks write the file that one rank writes, and read it") {
   world.broadcast_host(path, 0);
   const auto save = [&](Communicator& ranks, const std::string& to) {
     TrainerOnRank on_rank(config, ranks);
-    save_weights(to, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend,
-                 on_rank.grid);
+    save_weights(to, on_rank.trainer.parameters(), on_rank.trainer.state(), on_rank.backend, ranks);
   };
   SelfCommunicator self("self");
   if (world.rank() == 0) save(self, path);
@@ -36,7 +35,7 @@ TEST_CASE("MPI ranks write the file that one rank writes, and read it") {
     other.trainer.train_step();
     load_weights(path, other.trainer.parameters(), other.trainer.state(), other.backend);
     save_weights(path + ".loaded", other.trainer.parameters(), other.trainer.state(), other.backend,
-                 other.grid);
+                 world);
     world.barrier();
     CHECK(read_bytes(path + ".loaded") == reference);
     world.barrier();
