@@ -38,9 +38,8 @@ std::string all_gradients_text(const std::vector<Check>& checks) {
   for (const Check& check : checks)
     if (check.what == kAllGradients)
       text += fmt::format(
-          "\nall gradients of step 1 together: off f64 by {:.3e}, at most {:.3e} (1.5 times what "
-          "one "
-          "rank is off): {}\n",
+          "\nall gradients of step 1 together: off f64 by {:.3e}, at most {:.3e} (1.5 times "
+          "what one rank is off): {}\n",
           check.difference, check.bound, check.ok() ? "ok" : "FAIL");
   return text;
 }

@@ -100,8 +100,8 @@ void check_all_pairs(const RunConfig& config, const std::vector<Job>& jobs) {
   }
 }
 
-RunConfig job_config(const TokenFixture& tokens) {
-  RunConfig config = small_job_config(tokens.prefix());
+RunConfig job_config(const TokenFixture& tokens, int64_t vocab_size = 29) {
+  RunConfig config = small_job_config(tokens.prefix(), vocab_size);
   config.moe.num_shared_experts = 1;
   config.moe.router_bias_update_rate = 0.01;
   config.gradient_accumulation_steps = 2;
@@ -172,9 +172,7 @@ TEST_CASE("a checkpoint of any layout is loaded by any other") {
 
 TEST_CASE("a prime vocabulary, heads of which tp ranks share copies, tied embeddings") {
   const TokenFixture tokens(320, 8, 257);
-  RunConfig config = job_config(tokens);
-  config.data.eod_token_id = 256;
-  config.model.vocab_size = 257;
+  RunConfig config = job_config(tokens, 257);
   config.model.hidden_size = 24;
   config.model.num_attention_heads = 12;
   config.model.num_key_value_heads = 1;
@@ -194,9 +192,7 @@ TEST_CASE("a prime vocabulary, heads of which tp ranks share copies, tied embedd
 
 TEST_CASE("fewer elements than ranks") {
   const TokenFixture tokens(320, 8, 5);
-  RunConfig config = job_config(tokens);
-  config.data.eod_token_id = 4;
-  config.model.vocab_size = 5;  // of 4 tp ranks, 2 rows each, the last holds nothing
+  RunConfig config = job_config(tokens, 5);  // of 4 tp ranks, 2 rows each, the last holds nothing
   check_all_pairs(config, {{{.dp = 1}, 0}, {{.tp = 4}, 1}, {{.dp = 2, .tp = 4}, 2}});
 }
 

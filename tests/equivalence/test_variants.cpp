@@ -37,9 +37,7 @@ RoutingLog skewed_routing(const RunConfig& config, int64_t steps, int32_t chosen
 
 TEST_CASE("257 tokens over 1, 2 and 3 tensor-parallel ranks") {
   const TokenFixture tokens(400, 8, 257);
-  RunConfig config = small_job_config(tokens.prefix());
-  config.model.vocab_size = 257;
-  config.data.eod_token_id = 256;
+  RunConfig config = small_job_config(tokens.prefix(), 257);
   config.model.hidden_size = 24;
   config.model.num_attention_heads = 12;
   config.model.num_key_value_heads = 6;

@@ -30,12 +30,12 @@ TokenFixture::TokenFixture(int64_t num_sequences, int64_t sequence_length, int64
   writer.finish();
 }
 
-RunConfig small_job_config(const std::string& data_prefix) {
+RunConfig small_job_config(const std::string& data_prefix, int64_t vocab_size) {
   RunConfig config;
   config.fp64.enabled = true;
   config.train_batch_size = 8;
   config.gradient_accumulation_steps = 1;
-  config.model = {.vocab_size = 29,
+  config.model = {.vocab_size = vocab_size,
                   .hidden_size = 16,
                   .num_hidden_layers = 3,
                   .num_attention_heads = 8,
@@ -53,7 +53,7 @@ RunConfig small_job_config(const std::string& data_prefix) {
   config.data.path = data_prefix;
   config.data.sequence_length = 8;
   config.data.eod_mask_loss = true;
-  config.data.eod_token_id = 28;
+  config.data.eod_token_id = static_cast<int32_t>(vocab_size - 1);
   config.data.validation_fraction = 0.1;
   config.optimizer.params = {.lr = 1e-2, .weight_decay = 0.1};
   config.training.num_threads = 1;

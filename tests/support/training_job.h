@@ -33,8 +33,9 @@ class TokenFixture {
   TemporaryDirectory directory_;
 };
 
-// A model of a few thousand parameters with one dense and two MoE layers; f64.
-RunConfig small_job_config(const std::string& data_prefix);
+// A model of a few thousand parameters with one dense and two MoE layers; f64. Its tokens are those
+// of a TokenFixture.
+RunConfig small_job_config(const std::string& data_prefix, int64_t vocab_size = 29);
 
 // A trainer and all it needs, on this rank. `on`: what it computes on; a CpuBackend of its own
 // unless another is given.
