@@ -37,33 +37,30 @@ TensorInfo info_of(const std::vector<Region>& regions) {
   return {regions[0].tensor.dtype, regions[0].tensor.shape};
 }
 
-// Of the regions that this rank is the first to hold, one after another.
-std::string download_first_held(const std::vector<Region>& regions,
-                                const std::vector<HeldTensor>& held, int rank, Backend& backend) {
-  std::string all;
-  for (const Region& region : regions) {
-    if (region.holders[0].rank != rank) continue;
-    const Tensor data = held[region.holders[0].held].data;
-    std::string bytes(static_cast<size_t>(data.bytes()), '\0');
-    backend.download(backend.compute_queue(), bytes.data(), data);
-    backend.host_wait(backend.record(backend.compute_queue()));
-    all += bytes;
-  }
-  return all;
+std::string download_bytes(Tensor device, Backend& backend) {
+  std::string bytes(static_cast<size_t>(device.bytes()), '\0');
+  backend.download(backend.compute_queue(), bytes.data(), device);
+  backend.host_wait(backend.record(backend.compute_queue()));
+  return bytes;
 }
 
-// `parts`: what download_first_held() gave on each rank.
+// What this rank brings to a tensor, of which it holds one region at most: that region, if it is
+// the first to hold it.
+std::string contribution(const std::vector<Region>& regions, const std::vector<HeldTensor>& held,
+                         int rank, Backend& backend) {
+  for (const Region& region : regions)
+    if (const Region::Holder& first = region.holders[0]; first.rank == rank)
+      return download_bytes(held[first.held].data, backend);
+  return "";
+}
+
 std::vector<std::byte> put_together(const std::vector<Region>& regions,
-                                    const std::vector<std::string>& parts) {
+                                    const std::vector<std::string>& contributions) {
   const TensorInfo info = info_of(regions);
   std::vector<std::byte> whole(static_cast<size_t>(info.bytes()));
-  std::vector<std::span<const std::byte>> rest;
-  for (const std::string& part : parts) rest.push_back(std::as_bytes(std::span(part)));
   for (const Region& region : regions) {
-    std::span<const std::byte>& from = rest[static_cast<size_t>(region.holders[0].rank)];
-    const auto bytes = static_cast<size_t>(region.tensor.bytes());
-    copy_into(whole, info, region.tensor.box, from.first(bytes));
-    from = from.subspan(bytes);
+    const std::string& part = contributions[static_cast<size_t>(region.holders[0].rank)];
+    copy_into(whole, info, region.tensor.box, std::as_bytes(std::span(part)));
   }
   return whole;
 }
@@ -84,7 +81,7 @@ void save_weights(const std::string& path, const ParameterList& parameters, cons
   });
   for (const auto& entry : contents) {  // no structured binding: clang 14 cannot capture it
     const std::vector<std::string> parts =
-        world.gather_host(download_first_held(entry.second, held, world.rank(), backend), 0);
+        world.gather_host(contribution(entry.second, held, world.rank(), backend), 0);
     agree(world, [&] {
       if (writes) writer->write(entry.first, put_together(entry.second, parts));
     });
