@@ -3,7 +3,7 @@
 # One executable, one ctest entry per executable (no discovery: listing tests must never start
 # MPI). With RANKS, the executable brings its own main (tests/support/mpi_main.cpp) and runs once
 # per rank count, looping over its layouts inside: starting MPI costs half a second.
-# Every test has a deadline.
+# Every test has a deadline. Tests are linked with fault injection (core/fault_injection.h).
 find_program(SWITCHYARD_MPIRUN NAMES mpirun mpiexec REQUIRED)
 
 function(switchyard_test name)
@@ -11,7 +11,7 @@ function(switchyard_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  add_executable(${name} ${ARG_SOURCES})
+  add_executable(${name} ${ARG_SOURCES} $<TARGET_OBJECTS:switchyard_faults>)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE SWITCHYARD_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   if(ARG_RANKS)

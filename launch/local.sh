@@ -1,12 +1,21 @@
 #!/usr/bin/env bash
 # Trains on this machine, with RANKS processes that share its cores evenly:
-#   launch/local.sh RANKS CONFIG [--set a.b=value ...]
+#   launch/local.sh [--restart] RANKS CONFIG [--set a.b=value ...]
+# Ctrl-C or SIGTERM makes the run save and stop (exit code 75), a second one end at once; the same
+# command goes on from there. With --restart a run that fails is started again after 10, 30 and 90 s
+# ($SWITCHYARD_BACKOFF), unless only a person can mend it; three restarts in a row that bring no
+# newer checkpoint end in exit code 93.
 # or runs another subcommand of switchyard on them:
 #   launch/local.sh RANKS verify CONFIG [options]
 #   launch/local.sh RANKS bench step CONFIG [options]
 # The binary is build/cpu/switchyard, or $SWITCHYARD. The exit code is the job's.
 set -euo pipefail
 
+restart=false
+if [[ ${1:-} == --restart ]]; then
+  restart=true
+  shift
+fi
 if (($# < 2)) || ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then
   sed -n '2,/^set/{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
   exit 64
@@ -23,6 +32,10 @@ case $1 in
   train | verify | bench) ;;
   *) set -- train "$@" ;;
 esac
+if $restart && [[ $1 != train ]]; then
+  echo "$0: --restart is for training" >&2
+  exit 64
+fi
 
 # The CPUs that this shell may use, and how many physical cores they are (two hardware threads of a
 # core share its multipliers: a second thread there brings our kernels nothing).
@@ -88,4 +101,32 @@ if [[ -t 1 && -t 2 ]]; then
   command=(sh -c 'exec "$@" 2>&1' switchyard "${command[@]}")
 fi
 echo "$ranks rank(s) x $threads thread(s) on $cores core(s): mpirun ${binding[*]} ${arguments[*]}" >&2
-exec mpirun "${binding[@]}" -n "$ranks" "${command[@]}"
+command=(mpirun "${binding[@]}" -n "$ranks" "${command[@]}")
+if [[ $1 != train ]]; then exec "${command[@]}"; fi
+
+# shellcheck source=launch/supervise.sh
+source "$root/launch/supervise.sh"
+run=$("$binary" "${arguments[@]}" --print-run-directory)
+trap_signals
+read -r -a backoff <<<"${SWITCHYARD_BACKOFF:-10 30 90}"
+begin_counting "$run"
+while true; do
+  record=$(exit_record "$run")
+  supervise "${command[@]}"
+  code=$(code_of_attempt "$run" "$record")
+  if ! $restart || ((stop_requested)); then exit "$code"; fi
+  case $code in
+    0 | 64 | 65 | 69 | 75 | 77) exit "$code" ;;  # done, or nothing that another try would change
+  esac
+  if [[ ! -d $run ]]; then exit "$code"; fi  # it never began
+  restarts=$(count_without_commit "$run")
+  if ((restarts > ${#backoff[@]})); then
+    record_no_progress "$run" "$code"
+    echo "exit code $code, and ${#backoff[@]} restarts have brought no newer checkpoint: given up" >&2
+    exit 93
+  fi
+  pause=${backoff[restarts - 1]}
+  echo "exit code $code; restart $restarts without a newer checkpoint in $pause s" >&2
+  supervise sleep "$pause"
+  if ((stop_requested)); then exit 75; fi
+done

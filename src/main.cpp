@@ -6,6 +6,7 @@
 
 #include "cli/bench.h"
 #include "cli/generate.h"
+#include "cli/inspect.h"
 #include "cli/plan.h"
 #include "cli/prepare.h"
 #include "cli/train.h"
@@ -19,17 +20,12 @@
 namespace switchyard {
 namespace {
 
-int exit_code_of(const std::exception& error) {
-  const auto* ours = dynamic_cast<const Error*>(&error);
-  return static_cast<int>(ours != nullptr ? ours->code() : ExitCode::kInternal);
-}
-
 int report_errors(const std::function<int()>& command) {
   try {
     return command();
   } catch (const std::exception& error) {
     spdlog::error("{}", error.what());
-    return exit_code_of(error);
+    return static_cast<int>(exit_code_of(error));
   }
 }
 
@@ -45,13 +41,15 @@ int run_on_ranks(MpiRuntime& mpi, const std::function<int(Communicator& world)>&
   Communicator& world = mpi.world();
   configure_log(world.rank(), world.size());
   try {
-    return command(world);
+    const int code = command(world);  // the same on all ranks
+    if (code != 0) mpi.end_job_together(code);
+    return code;
   } catch (const CollectiveError& error) {
     if (world.rank() == 0) spdlog::error("{}", error.what());
-    mpi.end_job_together(exit_code_of(error));
+    mpi.end_job_together(static_cast<int>(exit_code_of(error)));
   } catch (const std::exception& error) {
     spdlog::error("rank {} of {}: {}", world.rank(), world.size(), error.what());
-    mpi.abort_job(exit_code_of(error));
+    mpi.abort_job(static_cast<int>(exit_code_of(error)));
   }
 }
 
@@ -66,10 +64,12 @@ int run_together(int argc, char** argv, const std::function<int(Communicator& wo
 struct Request {
   PrepareOptions prepare;
   PlanOptions plan;
-  ConfigOptions train;
+  TrainCommand train;
   GenerateOptions generate;
+  InspectOptions inspect;
   BenchOptions bench;
   VerifyCommand verify;
+  bool print_run_directory = false;                   // instead of training
   bool print_defaults = false, print_schema = false;  // one of the two
   std::function<int()> command;                       // of the subcommand that was given
 };
@@ -102,6 +102,19 @@ void add_plan(CLI::App& app, Request& request) {
   command->add_option("--ranks", request.plan.num_ranks, "Ranks of the job")
       ->required()
       ->check(CLI::PositiveNumber);
+  FailureRates& failures = request.plan.failures;
+  command
+      ->add_option("--mtbf-hours", failures.rank_mtbf_hours,
+                   "Mean hours between failures of one rank (its GPU and its share of the node)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--save-seconds", failures.save_s, "Training stands still for a save")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--persist-seconds", failures.persist_s, "From there until it is on the disk")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--restart-seconds", failures.restart_s,
+                   "From a failure to the first step after it")
+      ->check(CLI::NonNegativeNumber);
   command->callback([&request] {
     request.command = [&] { return run_alone([&] { return run_plan(request.plan); }); };
   });
@@ -110,9 +123,28 @@ void add_plan(CLI::App& app, Request& request) {
 void add_train(CLI::App& app, Request& request, int argc, char** argv) {
   auto* command = app.add_subcommand(
       "train", "Train a model: mpirun -n N switchyard train CONFIG (launch/local.sh binds ranks)");
-  add_config_options(*command, request.train);
+  add_config_options(*command, request.train.config);
+  RunOptions& run = request.train.run;
+  command->add_option("--resume-step", run.resume_step,
+                      "Go on from this checkpoint, or not at all (default: the newest valid one)");
+  command->add_option("--override", run.overrides,
+                      "A key that may differ from the checkpoint's: --override optimizer.params.lr "
+                      "(repeatable)");
+  command->add_option(
+      "--init-from", run.init_from,
+      "A new run takes its weights from the newest checkpoint of this run directory");
+  command->add_flag("--allow-fresh", run.allow_fresh,
+                    "Put aside the run that the directory holds, and begin anew");
   command->footer("Keys, defaults and meanings: switchyard config --defaults");
+  command->add_flag("--print-run-directory", request.print_run_directory,
+                    "Only print training.output_dir");
   command->callback([&request, argc, argv] {
+    if (request.print_run_directory) {
+      request.command = [&] {
+        return run_alone([&] { return print_run_directory(request.train.config); });
+      };
+      return;
+    }
     request.command = [&request, argc, argv] {
       return run_together(argc, argv,
                           [&](Communicator& world) { return run_train(request.train, world); });
@@ -172,6 +204,22 @@ void add_generate(CLI::App& app, Request& request) {
   });
 }
 
+void add_inspect(CLI::App& app, Request& request) {
+  auto* command = app.add_subcommand("inspect", "Look into a run directory");
+  InspectOptions& options = request.inspect;
+  command->add_option("run", options.run_directory, "The run directory")->required();
+  auto* postmortem = command->add_flag("--postmortem", options.postmortem,
+                                       "What all ranks did before a hang, a crash or an error");
+  command->add_option("--attempt", options.attempt, "Of the job; 0: the last that left anything")
+      ->needs(postmortem);
+  command->add_option("--events", options.num_events, "How many of the last, all ranks together")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(postmortem);
+  command->callback([&request] {
+    request.command = [&] { return run_alone([&] { return run_inspect(request.inspect); }); };
+  });
+}
+
 void add_config(CLI::App& app, Request& request) {
   auto* command = app.add_subcommand("config", "What can be configured");
   command->add_flag("--defaults", request.print_defaults, "A commented file of every key");
@@ -211,6 +259,7 @@ int run(int argc, char** argv) {
   add_train(app, request, argc, argv);
   add_verify(app, request, argc, argv);
   add_generate(app, request);
+  add_inspect(app, request);
   add_config(app, request);
   add_bench(app, request, argc, argv);
   try {

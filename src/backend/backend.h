@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "core/progress.h"
 #include "core/tensor.h"
 
 namespace switchyard {
@@ -38,6 +39,10 @@ class PendingWork {
   // Does what can be done at once; never waits for anybody. True when all is done; not called again
   // then. An error is thrown to whoever let the work advance, and is the end of the job.
   virtual bool advance() = 0;
+  // For the marks of progress: parts that have arrived so far, in any unit, and the rank of the
+  // group without which nothing more can; -1: not known.
+  virtual int64_t num_arrived() const { return 0; }
+  virtual int missing_peer() const { return -1; }
 };
 
 // What a backend has handed out.
@@ -62,7 +67,9 @@ class Backend {
   virtual Event record(Queue queue) = 0;
   // Later work of `queue` starts after `event`. Never blocks the host.
   virtual void wait(Queue queue, Event event) = 0;
-  // Blocks the host: the only call of the project that does. Pending work advances meanwhile.
+  // Blocks the host: the only call of the project that does. It never sleeps in a driver or in MPI
+  // but polls, so that pending work advances meanwhile; that it waits, and for what, is marked, and
+  // for how long is the watchdog's affair (train/watchdog.h).
   virtual void host_wait(Event event) = 0;
 
   // Takes over `work`, which first advances when `after` has completed, at once if it has. Returns
@@ -83,6 +90,8 @@ class Backend {
   virtual void released(Queue /*queue*/, std::byte* /*memory*/, int64_t /*bytes*/) {}
 
   const MemoryReport& memory() const { return memory_; }
+  // Where this rank leaves marks of what it does. Written by the thread that drives the backend.
+  Progress& marks() { return marks_; }
 
  protected:
   virtual std::byte* do_allocate(int64_t bytes) = 0;  // 64-byte aligned
@@ -93,6 +102,7 @@ class Backend {
   std::byte* allocate(int64_t bytes);
   void free(std::byte* memory, int64_t bytes);
   MemoryReport memory_;
+  Progress marks_;
 };
 
 // Owns one allocation of a backend. Movable, not copyable. Contents are undefined at first.

@@ -297,12 +297,12 @@ void Ops::squared_norm_add(Queue q, Tensor sum, Tensor x) {
   do_squared_norm_add(q, sum, x);
 }
 
-void Ops::clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms, double max_norm) {
+void Ops::clip_coefficient(Queue q, Tensor scalars, Tensor norm_and_loss_P2, double max_norm) {
   const Contract contract(__func__);
-  const auto [n] = contract.dims<1>("squared_norms", squared_norms);
+  const auto [P, two] = contract.dims<2>("norm_and_loss_P2", norm_and_loss_P2);
   contract.check("scalars", scalars, DType::kF64, {kNumStepScalars});
-  contract.check("squared_norms", squared_norms, DType::kF64, {n});
-  do_clip_coefficient(q, scalars, squared_norms, max_norm);
+  contract.check("norm_and_loss_P2", norm_and_loss_P2, DType::kF64, {P, 2});
+  do_clip_coefficient(q, scalars, norm_and_loss_P2, max_norm);
 }
 
 void Ops::adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v, Tensor gradient,

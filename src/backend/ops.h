@@ -48,9 +48,11 @@ enum class StepScalar : int {
   kBiasCorrection1,     // 1 - beta1^step
   kBiasCorrection2,     // 1 - beta2^step
   kInverseTargetCount,  // 1 / targets of the global batch that count (0 if there is none)
-  kGradNorm,            // written by clip_coefficient
-  kClipCoefficient,     // written by clip_coefficient
-  kSkipStep,            // 1 when the gradient is not finite; written by clip_coefficient
+  kLossLimit,           // a step of which the mean loss is above is skipped; infinity: none
+  kLoss,                // mean over the targets that count; this and the rest: clip_coefficient
+  kGradNorm,
+  kClipCoefficient,
+  kSkipStep,  // 1 when the step must leave weights, moments and biases as they are
   kCount,
 };
 inline constexpr int64_t kNumStepScalars = static_cast<int64_t>(StepScalar::kCount);
@@ -242,9 +244,11 @@ class Ops {
 
   // ---- Optimizer (everything flat) ----
   void squared_norm_add(Queue q, Tensor sum, Tensor x);  // sum (1) f64 += sum of squares
-  // From squared_norms (n) f64, summed in order: kGradNorm = sqrt(sum), kClipCoefficient =
-  // min(1, max_norm / (norm + 1e-6)) or 1 if max_norm == 0, kSkipStep = norm is not finite.
-  void clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms, double max_norm);
+  // From each rank's sum of squares and its sum of losses, (P, 2) f64, both summed in order:
+  // kGradNorm = sqrt(squares), kLoss = losses * kInverseTargetCount, kClipCoefficient =
+  // min(1, max_norm / (norm + 1e-6)) or 1 if max_norm == 0, kSkipStep = norm or loss is not finite,
+  // or the loss is above kLossLimit.
+  void clip_coefficient(Queue q, Tensor scalars, Tensor norm_and_loss_P2, double max_norm);
   // AdamW (arXiv 1711.05101) on a flat range; g = gradient * kClipCoefficient:
   //   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2;
   //   w -= lr * (m / c1 / (sqrt(v / c2) + eps) + weight_decay * w).   Nothing when kSkipStep.
@@ -358,7 +362,7 @@ class Ops {
   virtual void do_cross_entropy_gradient(Queue q, Tensor logits_TV, Tensor statistics_PT3,
                                          Tensor target_T, int64_t first_id, Tensor scalars) = 0;
   virtual void do_squared_norm_add(Queue q, Tensor sum, Tensor x) = 0;
-  virtual void do_clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms,
+  virtual void do_clip_coefficient(Queue q, Tensor scalars, Tensor norm_and_loss_P2,
                                    double max_norm) = 0;
   virtual void do_adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v,
                         Tensor gradient, Tensor scalars, double beta1, double beta2, double eps,

@@ -17,7 +17,8 @@
 
 namespace switchyard {
 
-// What of a checkpoint is wanted: all, or only weights and state (held_weights()).
+// What of a checkpoint is wanted: all, or, for --init-from, only weights and state
+// (held_weights()).
 enum class LoadScope { kEverything, kWeights };
 
 // Every tensor of the checkpoint is one of the job's, given by the regions of all ranks, and the

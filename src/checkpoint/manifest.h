@@ -1,9 +1,17 @@
-// Manifest: which tensors a checkpoint holds, and in which chunks they lie. Names, shapes and boxes
-// are global: no layout is needed to load.
+// Manifest: the commit record of a checkpoint, `step-*/manifest.json`. It says which tensors the
+// checkpoint holds, in which chunks of which files they lie, what their bytes must be, and
+// everything about the run that is not a tensor. Names, shapes and boxes are global; the layout is
+// information only: nothing needs it to load.
+//
+//   {"format": "switchyard-checkpoint/1", "run_id": "...", "lineage": "...", "attempt": 2,
+//    "step": 1000, "time": "...", "version": "...", "config": {...}, "layout": {...},
+//    "train": {...}, "files": {...}, "tensors": {...}, "manifest_crc32c": "0x..."}
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -12,18 +20,27 @@
 
 namespace switchyard {
 
+// Bytes covered by one checksum; the last block of a chunk may be shorter.
+constexpr int64_t kChecksumBlockBytes = int64_t{16} << 20;
+
 // A box of a tensor, row-major and contiguous in a file.
 struct Chunk {
-  std::string file = {};
-  int64_t begin = 0, bytes = 0;  // counted from the start of the file
-  Box box = {};                  // of the global tensor
+  std::string file = {};              // "w00003.safetensors", in the directory of the manifest
+  int64_t begin = 0, bytes = 0;       // counted from the start of the file
+  Box box = {};                       // of the global tensor
+  std::vector<uint32_t> crc32c = {};  // of each block
 };
 
 // What a tensor is to the run.
 enum class TensorRole { kParam, kMaster, kExpAvg, kExpAvgSq, kState };
 
+const char* role_name(TensorRole role);  // "param", "master", "exp_avg", "exp_avg_sq", "state"
 // "exp_avg/model.norm.weight": the key of a tensor. A parameter goes by its bare name.
 std::string tensor_key(TensorRole role, const std::string& name);
+
+// Keys consist of letters, digits, '.', '_', '-' and '/'.
+constexpr size_t kMaxTensorKey = 256;
+bool is_tensor_key(const std::string& key);
 
 struct SavedTensor {
   TensorRole role = TensorRole::kParam;
@@ -33,8 +50,41 @@ struct SavedTensor {
   std::vector<Chunk> chunks = {};  // cover every element once
 };
 
+struct SavedFile {
+  int64_t bytes = 0;         // of the whole file
+  int64_t header_bytes = 0;  // before the data: length, JSON and padding
+  uint32_t header_crc32c = 0;
+};
+
+// A checkpoint's place in the history of its run, repeated in the header of every file so that a
+// file of another checkpoint is noticed.
+struct CheckpointId {
+  std::string run_id = {};   // of the run directory, for ever
+  std::string lineage = {};  // changes when a run is rolled back: later steps of the old one go
+  int64_t attempt = 0;       // starts of `train` on the run directory, from 1
+  int64_t step = 0;          // steps taken
+
+  bool operator==(const CheckpointId&) const = default;
+};
+
 struct Manifest {
+  CheckpointId id = {};
+  std::string time = {};               // UTC, ISO 8601
+  std::string version = {};            // of the program
+  nlohmann::ordered_json config = {};  // the resolved configuration
+  nlohmann::ordered_json layout = {};  // information only: process grid, ranks, ZeRO stage
+  nlohmann::ordered_json train = {};   // training state (train/training_state.h)
+  std::map<std::string, SavedFile> files = {};
   std::map<std::string, SavedTensor> tensors = {};  // by key
 };
+
+std::string to_json(const Manifest& manifest);
+
+constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
+
+// Strict: unknown and missing keys, wrong types, a wrong checksum of the manifest itself, names
+// that are no plain file names, chunks that overlap, leave holes or do not fit their tensor or
+// file. Error (kData) with `path` and the place.
+Manifest parse_manifest(const std::string& text, const std::string& path);
 
 }  // namespace switchyard

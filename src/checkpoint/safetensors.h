@@ -13,25 +13,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "checkpoint/file.h"
-#include "core/dtype.h"
-#include "core/error.h"
+#include "checkpoint/safetensors_header.h"
+#include "checkpoint/storage.h"
+#include "checkpoint/temporary_file.h"
 
 namespace switchyard {
-
-struct TensorInfo {
-  DType dtype;
-  std::vector<int64_t> shape;
-
-  int64_t bytes() const;
-  bool operator==(const TensorInfo&) const = default;
-};
-
-using Metadata = std::map<std::string, std::string>;
 
 // Writes `path`. All data goes to `path`.tmp, which takes the final name in finish(), once it has
 // reached the disk: whatever happens, `path` is either what it was before or complete.
@@ -56,13 +48,10 @@ class SafetensorsWriter {
     int64_t next, end;
   };
 
-  // Completes construction, so that the destructor cleans up when writing the header fails.
-  explicit SafetensorsWriter(std::string path);
-
-  std::string path_, temporary_path_;
-  File file_;
+  std::string path_;
+  Storage storage_;
+  TemporaryFile file_;
   std::map<std::string, Region> unwritten_;
-  bool finished_ = false;
 };
 
 // Reads a file. Errors: kData for what is in the file, kStorage for the medium.
@@ -88,21 +77,14 @@ class SafetensorsFile {
   }
 
  private:
-  struct Entry {
-    TensorInfo info;
-    int64_t begin, end;  // in the data section
-  };
-
-  const Entry& find(const std::string& name) const;
+  const PlacedTensor& find(const std::string& name) const;
   void read_into(const std::string& name, std::span<std::byte> bytes) const;
   std::string read_header(int64_t file_bytes);
-  void parse_header(const std::string& header);
-  void check_coverage(int64_t data_bytes) const;
 
   std::string path_;
   File file_;
   int64_t data_begin_ = 0;
-  std::map<std::string, Entry> tensors_;
+  std::map<std::string, PlacedTensor> tensors_;
   Metadata metadata_;
 };
 

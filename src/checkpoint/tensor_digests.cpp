@@ -8,6 +8,8 @@
 namespace switchyard {
 namespace {
 
+constexpr size_t kMostDescribed = 5;
+
 uint64_t digest_at(const DigestsByRank& digests, const Region::Holder& holder) {
   return digests.at(static_cast<size_t>(holder.rank)).at(holder.held);
 }
@@ -65,6 +67,15 @@ std::string describe(const ReplicaDifference& difference) {
     text += fmt::format(", {} {}", ranks_text(difference.ranks[i]),
                         difference.ranks[i].size() == 1 ? "differs" : "differ");
   return text;
+}
+
+std::string describe(const std::vector<ReplicaDifference>& differences) {
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < std::min(differences.size(), kMostDescribed); ++i)
+    parts.push_back(describe(differences[i]));
+  if (differences.size() > kMostDescribed)
+    parts.push_back(fmt::format("and {} more", differences.size() - kMostDescribed));
+  return fmt::format("{}", fmt::join(parts, "; "));
 }
 
 std::map<std::string, uint64_t> tensor_digests(const std::vector<Region>& regions,

@@ -27,6 +27,8 @@ std::vector<ReplicaDifference> differing_replicas(const std::vector<Region>& reg
                                                   const DigestsByRank& digests);
 // "\"exp_avg/model.norm.weight\" [0:16]: ranks 0, 1, 3 agree, rank 2 differs"
 std::string describe(const ReplicaDifference& difference);
+// The first five, and how many more.
+std::string describe(const std::vector<ReplicaDifference>& differences);
 
 // By key; of a region that several ranks hold, what the first holds counts.
 std::map<std::string, uint64_t> tensor_digests(const std::vector<Region>& regions,

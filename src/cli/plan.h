@@ -2,12 +2,14 @@
 #pragma once
 
 #include "cli/train.h"
+#include "plan/checkpoint_interval.h"
 
 namespace switchyard {
 
 struct PlanOptions {
   ConfigOptions config;
   int num_ranks = 1;
+  FailureRates failures;
 };
 
 int run_plan(const PlanOptions& options);

@@ -2,13 +2,15 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <sstream>
 
+#include "comm/checked_communicator.h"
 #include "comm/collective_error.h"
 #include "config/config.h"
 #include "core/log.h"
-#include "train/run.h"
 #include "train/trainer.h"
 
 namespace switchyard {
@@ -60,14 +62,47 @@ void warn_about_speed(const CpuBackend& backend, const Communicator& world) {
     spdlog::warn("{}", advice);
 }
 
-int run_train(const ConfigOptions& options, Communicator& world) {
-  const RunConfig config = read_config(options, world);
+LaunchEnvironment launch_environment() {
+  const auto number = [](const char* name) -> std::optional<double> {
+    const char* text = std::getenv(name);
+    char* end = nullptr;
+    const double value = text == nullptr ? 0 : std::strtod(text, &end);
+    if (text == nullptr || end == text || *end != '\0') return std::nullopt;
+    return value;
+  };
+  constexpr double kOpenMpiKillDelay = 1;  // its default
+  LaunchEnvironment launch = {.slurm_job_end = number("SLURM_JOB_END_TIME")};
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
+    launch.mpirun_kill_delay_s =
+        number("OMPI_MCA_odls_base_sigkill_timeout").value_or(kOpenMpiKillDelay);
+  return launch;
+}
+
+int print_run_directory(const ConfigOptions& options) {
+  const ConfigSource source = {options.path, read_text(options.path), options.overrides};
+  fmt::print("{}\n", parse_config(source).training.output_dir);
+  return 0;
+}
+
+int run_train(const TrainCommand& command, Communicator& world) {
+  const RunConfig config = read_config(command.config, world);
   agree(world, [&] { refuse_unbuilt(config); });
   CpuBackend backend(config.training.num_threads);
   warn_about_speed(backend, world);
-  const ProcessGrid grid(world, grid_sizes(config), &backend);
-  run_training(config, backend, grid);
-  return 0;
+  std::optional<CheckedCommunicator> checked;
+  if (config.watchdog.check_collectives) checked.emplace(world);
+  const ProcessGrid grid(checked ? *checked : world, grid_sizes(config), &backend);
+  ExitRecorder recorder(config.training.output_dir, world.rank());
+  const StopSignals signals([&](const std::string& signal) {
+    recorder.write(ExitCode::kStopped, signal + ", the second: ended at once, without a save",
+                   true);
+  });
+  ExitCode code = ExitCode::kOk;
+  record_errors(recorder, world.rank(), [&] {
+    code =
+        run_training(config, command.run, backend, grid, launch_environment(), signals, recorder);
+  });
+  return static_cast<int>(code);
 }
 
 }  // namespace switchyard

@@ -7,12 +7,19 @@
 #include "backend/cpu/cpu_backend.h"
 #include "comm/communicator.h"
 #include "config/run_config.h"
+#include "train/run.h"
+#include "train/stop_requests.h"
 
 namespace switchyard {
 
 struct ConfigOptions {
   std::string path;
   std::vector<std::string> overrides;  // --set a.b=value
+};
+
+struct TrainCommand {
+  ConfigOptions config;
+  RunOptions run;
 };
 
 // On this process alone, for a job of `num_ranks` ranks.
@@ -26,6 +33,12 @@ RunConfig read_config(const ConfigOptions& options, Communicator& world);
 // passes on CpuBackend::speed_advice().
 void warn_about_speed(const CpuBackend& backend, const Communicator& world);
 
-int run_train(const ConfigOptions& options, Communicator& world);
+// What SLURM and Open MPI's mpirun tell their processes.
+LaunchEnvironment launch_environment();
+
+// Prints training.output_dir, for launch scripts; starts nothing.
+int print_run_directory(const ConfigOptions& options);
+
+int run_train(const TrainCommand& command, Communicator& world);
 
 }  // namespace switchyard

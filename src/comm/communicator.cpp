@@ -4,6 +4,9 @@
 #include <cmath>
 #include <numeric>
 
+#include "comm/call_faults.h"
+#include "core/fault.h"
+
 namespace switchyard {
 namespace {
 
@@ -59,6 +62,14 @@ Traffic operator-(const Traffic& a, const Traffic& b) {
   return {a.others - b.others, a.self - b.self};
 }
 
+// A number that depends on both, spread over all bits (the finalizer of splitmix64).
+uint64_t mix(uint64_t a, uint64_t b) {
+  uint64_t x = a + 0x9e37'79b9'7f4a'7c15 * (b + 1);
+  x = (x ^ (x >> 30)) * 0xbf58'476d'1ce4'e5b9;
+  x = (x ^ (x >> 27)) * 0x94d0'49bb'1331'11eb;
+  return x ^ (x >> 31);
+}
+
 }  // namespace
 
 TrafficReport operator-(const TrafficReport& now, const TrafficReport& before) {
@@ -76,9 +87,45 @@ std::string Communicator::who() const {
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string name) {
   SY_CHECK(color >= 0, "{}: split with color {}, which must not be negative", who(), color);
+  begin_call(CallKind::kSplit, 0);  // MPI has no split that one could poll
   auto part = do_split(color, key, std::move(name));
+  end_call({});
+  part->id_ = mix(mix(id_, static_cast<uint64_t>(++num_splits_)), static_cast<uint64_t>(color));
   if (backend_ != nullptr) part->use(*backend_);
   return part;
+}
+
+void Communicator::use(Backend& backend) {
+  backend_ = &backend;
+  if (is_marked() && size_ > 1) group_ = backend.marks().add_group(id_, name_, rank_, size_);
+}
+
+// A group of one waits for nobody: nothing to mark.
+void Communicator::begin_call(CallKind kind, int64_t bytes, std::span<const Message> sends,
+                              std::span<const Message> receives) {
+  const int64_t sequence = kind == CallKind::kSendReceive ? ++num_exchanges_ : ++num_collectives_;
+  call_at_hand_ = kind;
+  if (backend_ == nullptr || !is_marked() || size_ == 1) return;
+  fault_point(fault_points_of(kind).call);
+  Progress& marks = backend_->marks();
+  ProgressCall call = {.group = group_, .kind = kind, .sequence = sequence, .bytes = bytes};
+  for (const Message& message : sends) {
+    call.bytes += message.tensor.bytes();
+    marks.message_sent(group_, message.peer);
+  }
+  size_t next = 0;
+  for (const Message& message : receives) {
+    call.bytes += message.tensor.bytes();
+    const PeerMessage expected = marks.message_expected(group_, message.peer);
+    if (next < call.receives.size()) call.receives[next++] = expected;
+  }
+  marks.call_begins(call);
+}
+
+Event Communicator::end_call(Event done) {
+  if (backend_ != nullptr && is_marked() && size_ > 1)
+    backend_->marks().call_returns(backend_->is_complete(done) ? 0 : done.ticket);
+  return done;
 }
 
 Event Communicator::all_reduce_sum(Tensor x, Event after) {
@@ -87,7 +134,8 @@ Event Communicator::all_reduce_sum(Tensor x, Event after) {
   add(traffic_.all_reduce.others, x.dtype(), x.numel() - slice);
   add(traffic_.all_reduce.others, x.dtype(), slice, size_ - 1);
   add(traffic_.all_reduce.self, x.dtype(), slice, 2);
-  return do_all_reduce_sum(x, after);
+  begin_call(CallKind::kAllReduce, x.bytes());
+  return end_call(do_all_reduce_sum(x, after));
 }
 
 Event Communicator::reduce_scatter_sum(Tensor out, Tensor input, Event after) {
@@ -121,14 +169,16 @@ Event Communicator::reduce_scatter_counts(Tensor out, Tensor input, std::span<co
                                           Event after) {
   add(traffic_.reduce_scatter.others, out.dtype(), input.numel() - out.numel());
   add(traffic_.reduce_scatter.self, out.dtype(), out.numel());
-  return do_reduce_scatter_sum(out, input, counts, after);
+  begin_call(CallKind::kReduceScatter, input.bytes());
+  return end_call(do_reduce_scatter_sum(out, input, counts, after));
 }
 
 Event Communicator::all_gather_counts(Tensor out, Tensor input, std::span<const int64_t> counts,
                                       Event after) {
   add(traffic_.all_gather.others, out.dtype(), input.numel(), size_ - 1);
   add(traffic_.all_gather.self, out.dtype(), input.numel());
-  return do_all_gather(out, input, counts, after);
+  begin_call(CallKind::kAllGather, out.bytes());
+  return end_call(do_all_gather(out, input, counts, after));
 }
 
 Event Communicator::all_to_all(Tensor out, std::span<const int64_t> receive_rows, Tensor input,
@@ -147,7 +197,8 @@ Event Communicator::all_to_all(Tensor out, std::span<const int64_t> receive_rows
   const int64_t kept = mine(send_rows) * elements_of_row(input);
   add(traffic_.all_to_all.others, input.dtype(), input.numel() - kept);
   add(traffic_.all_to_all.self, input.dtype(), kept);
-  return do_all_to_all(out, receive_rows, input, send_rows, after);
+  begin_call(CallKind::kAllToAll, input.bytes() + out.bytes());
+  return end_call(do_all_to_all(out, receive_rows, input, send_rows, after));
 }
 
 Event Communicator::broadcast(Tensor x, int root, Event after) {
@@ -157,7 +208,8 @@ Event Communicator::broadcast(Tensor x, int root, Event after) {
     add(traffic_.broadcast.others, x.dtype(), x.numel(), size_ - 1);
     add(traffic_.broadcast.self, x.dtype(), x.numel());
   }
-  return do_broadcast(x, root, after);
+  begin_call(CallKind::kBroadcast, x.bytes());
+  return end_call(do_broadcast(x, root, after));
 }
 
 Event Communicator::send_receive(std::span<const Message> sends, std::span<const Message> receives,
@@ -171,7 +223,8 @@ Event Communicator::send_receive(std::span<const Message> sends, std::span<const
   Traffic& traffic = traffic_.point_to_point;
   for (const auto& [tensor, peer] : sends)
     add(peer == rank_ ? traffic.self : traffic.others, tensor.dtype(), tensor.numel());
-  return do_send_receive(sends, receives, after);
+  begin_call(CallKind::kSendReceive, 0, sends, receives);
+  return end_call(do_send_receive(sends, receives, after));
 }
 
 void Communicator::finish(Event event) const {
@@ -183,7 +236,8 @@ void Communicator::barrier() { all_gather_host(0); }
 // out = `mine` of every rank, host values.
 void Communicator::all_gather_values(Tensor out, Tensor mine) {
   Communicator& host = for_host_values();
-  host.finish(host.do_all_gather(out, mine, same_counts(mine.numel()), {}));
+  host.begin_call(CallKind::kAllGatherHost, out.bytes());
+  host.finish(host.end_call(host.do_all_gather(out, mine, same_counts(mine.numel()), {})));
 }
 
 std::vector<int64_t> Communicator::all_gather_host(int64_t value) {
@@ -198,8 +252,9 @@ std::vector<int64_t> Communicator::all_to_all_host(std::span<const int64_t> valu
   std::vector<int64_t> sent(values.begin(), values.end()), received(values.size());
   const std::vector<int64_t> counts = same_counts(static_cast<int64_t>(values.size()) / size_);
   Communicator& host = for_host_values();
-  host.finish(host.do_all_to_all(view_of(std::span(received)), counts, view_of(std::span(sent)),
-                                 counts, {}));
+  const Tensor out = view_of(std::span(received)), input = view_of(std::span(sent));
+  host.begin_call(CallKind::kAllToAllHost, out.bytes() + input.bytes());
+  host.finish(host.end_call(host.do_all_to_all(out, counts, input, counts, {})));
   return received;
 }
 
@@ -221,9 +276,13 @@ void Communicator::broadcast_host(std::string& bytes, int root) {
   check_member("broadcast_host from", root);
   auto length = static_cast<int64_t>(bytes.size());
   Communicator& host = for_host_values();
-  host.finish(host.do_broadcast(view_of(std::span(&length, 1)), root, {}));
+  const auto broadcast = [&](Tensor x) {
+    host.begin_call(CallKind::kBroadcastHost, x.bytes());
+    host.finish(host.end_call(host.do_broadcast(x, root, {})));
+  };
+  broadcast(view_of(std::span(&length, 1)));
   bytes.resize(static_cast<size_t>(length));
-  host.finish(host.do_broadcast(view_of(bytes), root, {}));
+  broadcast(view_of(bytes));
 }
 
 std::vector<std::string> Communicator::gather_host(const std::string& bytes, int root) {
@@ -234,7 +293,9 @@ std::vector<std::string> Communicator::gather_host(const std::string& bytes, int
   if (rank_ == root) receive_bytes = lengths;
   std::string sent = bytes, received(static_cast<size_t>(sum_of(receive_bytes)), '\0');
   Communicator& host = for_host_values();
-  host.finish(host.do_all_to_all(view_of(received), receive_bytes, view_of(sent), send_bytes, {}));
+  const Tensor out = view_of(received), input = view_of(sent);
+  host.begin_call(CallKind::kAllToAllHost, out.bytes() + input.bytes());
+  host.finish(host.end_call(host.do_all_to_all(out, receive_bytes, input, send_bytes, {})));
 
   std::vector<std::string> parts;
   if (rank_ != root) return parts;

@@ -68,6 +68,7 @@ class Communicator {
   int rank() const { return rank_; }
   int size() const { return size_; }
   const std::string& name() const { return name_; }  // "ep", for messages
+  uint64_t id() const { return id_; }  // the same on all ranks of the group, and of no other group
   const TrafficReport& traffic() const { return traffic_; }
 
   // The ranks that pass the same color (>= 0) become a new group, ordered by key (ties: by rank
@@ -75,7 +76,8 @@ class Communicator {
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
 
   // From now on `backend` completes the events of collectives, here and in groups split off later.
-  virtual void use(Backend& backend) { backend_ = &backend; }
+  // What is called, and what it waits for, is marked there (Backend::marks).
+  virtual void use(Backend& backend);
 
   // x = sum over ranks. All ranks get the same bits. Sums of bf16 are held in f32 and rounded once.
   // (Rank r sums elements [n r / P, n (r + 1) / P), its slice, and hands the sum to all.)
@@ -116,7 +118,8 @@ class Communicator {
 
   std::string who() const;  // "ep (rank 1 of 4)", the beginning of every error message
 
-  Backend* backend() const { return backend_; }  // null: blocking
+  Backend* backend() const { return backend_; }            // null: blocking
+  CallKind call_at_hand() const { return call_at_hand_; }  // the last that began
   void finish(
       Event event) const;  // blocks until it has completed; all do where there is no backend
 
@@ -148,6 +151,13 @@ class Communicator {
   virtual Event do_broadcast(Tensor x, int root, Event after) = 0;
   virtual Event do_send_receive(std::span<const Message> sends, std::span<const Message> receives,
                                 Event after) = 0;
+  // Whether calls are marked: not where another communicator carries them, and marks them.
+  virtual bool is_marked() const { return true; }
+  // Around every call that may have to wait for others. end_call() returns `done`.
+  void begin_call(CallKind kind, int64_t bytes, std::span<const Message> sends = {},
+                  std::span<const Message> receives = {});
+  Event end_call(Event done);
+
   // Who carries the values of the _host functions: another communicator of the same ranks where
   // tensors do not travel through the host.
   virtual Communicator& for_host_values() { return *this; }
@@ -157,6 +167,10 @@ class Communicator {
   std::string name_;
   Backend* backend_ = nullptr;
   TrafficReport traffic_;
+  uint64_t id_ = 1;  // of world
+  int64_t num_collectives_ = 0, num_exchanges_ = 0, num_splits_ = 0;
+  CallKind call_at_hand_ = CallKind::kNone;
+  int group_ = -1;  // in the page of marks
 };
 
 }  // namespace switchyard

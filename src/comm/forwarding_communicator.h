@@ -57,6 +57,7 @@ class ForwardingCommunicator : public Communicator {
 
  private:
   virtual Event forward(Collective collective, Event after) { return run(collective, after); }
+  bool is_marked() const final { return false; }  // the inner communicator does it
 
   Event do_all_reduce_sum(Tensor x, Event after) final;
   Event do_reduce_scatter_sum(Tensor out, Tensor input, std::span<const int64_t> counts,

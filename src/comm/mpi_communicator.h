@@ -44,7 +44,7 @@ class MpiCommunicator final : public Communicator {
   Event exchange_all(std::span<const Tensor> sent, std::span<const Tensor> received, Event after);
   // Lets the backend do it, or does it now.
   Event run(std::unique_ptr<PendingWork> work, Event after);
-  MpiExchange new_exchange() const { return {comm_, who()}; }
+  MpiExchange new_exchange() const { return {comm_, who(), call_at_hand()}; }
   int next_collective_tag();
   void check(int code, const char* call) const;
 

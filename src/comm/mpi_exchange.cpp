@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "comm/call_faults.h"
+#include "core/fault.h"
+
 namespace switchyard {
 namespace {
 
@@ -20,6 +23,7 @@ void for_each_piece(Tensor tensor, const Work& work) {
 void MpiExchange::post(std::span<const MpiMessage> sends, std::span<const MpiMessage> receives) {
   requests_.clear();
   expected_bytes_.clear();
+  peers_.clear();
   num_done_ = 0;
   for (const MpiMessage& message : receives) {
     for_each_piece(message.tensor, [&](std::byte* data, int bytes) {
@@ -27,13 +31,16 @@ void MpiExchange::post(std::span<const MpiMessage> sends, std::span<const MpiMes
                       &requests_.emplace_back()),
             "MPI_Irecv");
       expected_bytes_.push_back(bytes);
+      peers_.push_back(message.peer);
     });
   }
   for (const MpiMessage& message : sends) {
     for_each_piece(message.tensor, [&](std::byte* data, int bytes) {
-      check(MPI_Isend(data, bytes, MPI_BYTE, message.peer, message.tag, comm_,
-                      &requests_.emplace_back()),
+      const bool is_lost = fault_point(fault_points_of(call_).message) == Fault::kDrop;
+      check(MPI_Isend(data, bytes, MPI_BYTE, is_lost ? MPI_PROC_NULL : message.peer, message.tag,
+                      comm_, &requests_.emplace_back()),
             "MPI_Isend");
+      peers_.push_back(message.peer);
     });
   }
 }
@@ -46,6 +53,7 @@ bool MpiExchange::advance() {
     MPI_Status status;
     check(MPI_Test(&requests_[num_done_], &is_done, &status), "MPI_Test");
     if (is_done == 0) return false;
+    ++num_arrived_;
     if (num_done_ < expected_bytes_.size()) check_length(status, expected_bytes_[num_done_]);
   }
   return true;

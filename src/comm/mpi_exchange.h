@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/progress_page.h"
 #include "core/tensor.h"
 
 namespace switchyard {
@@ -24,13 +25,18 @@ struct MpiMessage {
 
 class MpiExchange {
  public:
-  // `who` begins error messages.
-  MpiExchange(MPI_Comm comm, std::string who) : comm_(comm), who_(std::move(who)) {}
+  // `who` begins error messages; `call` is what the messages are part of.
+  MpiExchange(MPI_Comm comm, std::string who, CallKind call)
+      : comm_(comm), who_(std::move(who)), call_(call) {}
 
   // Only when nothing is under way. Messages of no bytes are not sent at all.
   void post(std::span<const MpiMessage> sends, std::span<const MpiMessage> receives);
   // True when all that was posted has arrived or left. Never blocks.
   bool advance();
+  // Messages that have arrived or left since it was made.
+  int64_t num_arrived() const { return num_arrived_; }
+  // The other end of the first that has not; -1: all have.
+  int missing_peer() const { return num_done_ < peers_.size() ? peers_[num_done_] : -1; }
 
  private:
   void check_length(const MPI_Status& status, int64_t expected_bytes) const;
@@ -38,9 +44,12 @@ class MpiExchange {
 
   MPI_Comm comm_;
   std::string who_;
+  CallKind call_;
   std::vector<MPI_Request> requests_;    // receives, then sends
   std::vector<int64_t> expected_bytes_;  // of each receive
-  size_t num_done_ = 0;                  // the first requests
+  std::vector<int> peers_;               // of each request
+  int64_t num_arrived_ = 0;
+  size_t num_done_ = 0;  // the first requests
 };
 
 // Throws an Error that begins with `who` unless `code` is MPI_SUCCESS.

@@ -26,6 +26,8 @@ class MpiRound final : public PendingWork {
   MpiRound(MpiExchange exchange, std::vector<MpiMessage> sends, std::vector<MpiMessage> receives,
            Tensor kept = {}, Tensor kept_from = {});
   bool advance() override;
+  int64_t num_arrived() const override { return exchange_.num_arrived(); }
+  int missing_peer() const override { return exchange_.missing_peer(); }
 
  private:
   MpiExchange exchange_;
@@ -42,6 +44,8 @@ class MpiReduceScatter final : public PendingWork {
   MpiReduceScatter(MpiExchange exchange, int tag, int rank, Tensor out, std::vector<Tensor> slices,
                    SpareMemory& spare);
   bool advance() override;
+  int64_t num_arrived() const override { return exchange_.num_arrived(); }
+  int missing_peer() const override { return exchange_.missing_peer(); }
 
  private:
   Tensor piece_of(Tensor slice) const;

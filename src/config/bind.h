@@ -82,7 +82,8 @@ Range within_type(Range range) {
 
 // `name` is the field's path in RunConfig and, with slashes, the key's path in the file.
 template <class FieldOf>
-Option bind(std::string name, FieldOf field_of, std::string description, Range range = {}) {
+Option bind(std::string name, OptionClass option_class, FieldOf field_of, std::string description,
+            Range range = {}) {
   using Field = std::remove_reference_t<decltype(field_of(std::declval<RunConfig&>()))>;
   using Value = decltype([] {
     if constexpr (IsOptional<Field>::value)
@@ -93,6 +94,7 @@ Option bind(std::string name, FieldOf field_of, std::string description, Range r
   std::replace(name.begin(), name.end(), '.', '/');
   Option option{.pointer = "/" + name,
                 .description = std::move(description),
+                .option_class = option_class,
                 .kind = kind_of<Value>(),
                 .range = within_type<Value>(range)};
   if constexpr (std::is_enum_v<Value>)

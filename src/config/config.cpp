@@ -1,5 +1,7 @@
 #include "config/config.h"
 
+#include <optional>
+
 #include "config/report.h"
 #include "config/suggest.h"
 #include "core/error.h"
@@ -41,6 +43,21 @@ void read_object(const Node& object, RunConfig& config, Report& report) {
   }
 }
 
+// Resolved where the number of ranks is given.
+RunConfig read_config(const ConfigSource& source, std::optional<int> num_ranks) {
+  Report report(source.name);
+  Node root = parse_document(source.name, source.text, report.problems());
+  const bool is_json = report.is_sound({""});
+  for (const std::string& assignment : source.overrides)
+    apply_override(root, assignment, report.problems());
+  report.set_document(&root);
+  RunConfig config;
+  read_object(root, config, report);
+  if (is_json && num_ranks) resolve(config, *num_ranks, report);
+  report.throw_if_any();
+  return config;
+}
+
 }  // namespace
 
 void Report::throw_if_any() const {
@@ -52,18 +69,10 @@ void Report::throw_if_any() const {
 }
 
 RunConfig load_config(const ConfigSource& source, int num_ranks) {
-  Report report(source.name);
-  Node root = parse_document(source.name, source.text, report.problems());
-  const bool is_json = report.is_sound({""});
-  for (const std::string& assignment : source.overrides)
-    apply_override(root, assignment, report.problems());
-  report.set_document(&root);
-  RunConfig config;
-  read_object(root, config, report);
-  if (is_json) resolve(config, num_ranks, report);
-  report.throw_if_any();
-  return config;
+  return read_config(source, num_ranks);
 }
+
+RunConfig parse_config(const ConfigSource& source) { return read_config(source, std::nullopt); }
 
 void resolve(RunConfig& config, int num_ranks) {
   Report report("configuration");

@@ -22,6 +22,9 @@ struct ConfigSource {
 // Parses, resolves and validates for a job of `num_ranks` ranks.
 RunConfig load_config(const ConfigSource& source, int num_ranks);
 
+// Parses alone: nothing is derived, and no value is checked against another.
+RunConfig parse_config(const ConfigSource& source);
+
 // Fills every optional field of a RunConfig built in code and checks that its sizes fit each other
 // and the number of ranks. Idempotent.
 void resolve(RunConfig& config, int num_ranks);

@@ -35,9 +35,18 @@ enum class OptionKind {
   kStringList
 };
 
+// What a change of the key means to a run that resumes from a checkpoint (config/changes.h).
+enum class OptionClass {
+  kModel,        // which tensors there are: never changes
+  kMathematics,  // what the next steps compute: changes only when the user says so, by name
+  kLayout,       // where it is computed: free, no number depends on it
+  kOperations    // how long, how often, what is printed and kept: free
+};
+
 struct Option {
   std::string pointer;  // JSON pointer (RFC 6901): "/moe/top_k"
   std::string description;
+  OptionClass option_class = OptionClass::kModel;
   OptionKind kind = OptionKind::kString;
   Range range = {};                       // of the number, or of each number of a list
   std::vector<std::string> choices = {};  // kChoice: the names, in the order of the enum

@@ -117,6 +117,16 @@ void check_data(const RunConfig& config, Report& report) {
     report.add("/training/output_dir", "found \"\", expected a directory");
 }
 
+void check_stop_margin(const TrainingConfig& training, Report& report) {
+  if (training.max_wall_time > 0 && training.stop_margin >= training.max_wall_time &&
+      report.is_sound({"/training/max_wall_time", "/training/stop_margin"}))
+    report.add(
+        "/training/stop_margin",
+        fmt::format("{} s leave nothing of max_wall_time {} s: the run would stop before its "
+                    "first step; lower the margin to what a save takes",
+                    training.stop_margin, training.max_wall_time));
+}
+
 void check_precision(const RunConfig& config, Report& report) {
   if (config.bf16.enabled && config.fp64.enabled)
     report.add("/fp64/enabled",
@@ -148,6 +158,7 @@ void resolve(RunConfig& config, int num_ranks, Report& report) {
   resolve_optimizer(config, report);
   check_data(config, report);
   check_precision(config, report);
+  check_stop_margin(config.training, report);
   check_zero(config.zero_optimization, report);
 }
 

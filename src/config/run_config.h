@@ -155,6 +155,33 @@ struct TrainingConfig {  // "training"
   // Patterns over parameter names; resolve() leaves them as they are (model/trainable.h).
   std::vector<std::string> trainable = {};  // only what matches is trained; empty: everything
   std::vector<std::string> frozen = {};     // what matches is not, whatever `trainable` says
+  double max_wall_time = 0;                 // seconds after which to save and stop; 0: none
+  double stop_margin = 120;  // seconds before max_wall_time, or the end of a SLURM job, to stop at
+  int64_t max_skipped_steps = 10;        // in a row, before the run ends
+  int64_t replica_check_interval = 100;  // steps between comparisons of replicas; 0: never
+};
+
+struct CheckpointConfig {      // "checkpoint"
+  int64_t interval_steps = 0;  // 0: only the first step and the last
+  double interval_minutes = 0;
+  int64_t keep_last = 3;
+  int64_t keep_every = 0;     // steps; 0: none for ever
+  bool async = true;          // write beside training
+  double save_timeout = 600;  // seconds after which a save counts as failed
+};
+
+struct WatchdogConfig {  // "watchdog"
+  bool enabled = true;
+  double timeout = 30;             // seconds without progress, at least
+  double gap_factor = 10;          // or this many times the longest gap seen in the phase
+  bool check_collectives = false;  // debug mode: compare calls before they are made
+};
+
+enum class SpikePolicy { kOff, kSkip, kRollback };  // "off", "skip", "rollback"
+struct LossSpikeConfig {                            // "loss_spike"
+  SpikePolicy policy = SpikePolicy::kOff;
+  double z_score = 6;    // standard deviations above the mean of the window
+  int64_t window = 128;  // accepted losses; judged once the window is full
 };
 
 struct ZeroConfig {  // "zero_optimization"
@@ -194,6 +221,9 @@ struct RunConfig {
   TrainingConfig training;
   ZeroConfig zero_optimization;
   ActivationCheckpointingConfig activation_checkpointing;
+  CheckpointConfig checkpoint;
+  WatchdogConfig watchdog;
+  LossSpikeConfig loss_spike;
   PrecisionConfig bf16;
   PrecisionConfig fp64;
 

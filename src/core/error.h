@@ -12,13 +12,19 @@ namespace switchyard {
 // The exit codes of the `switchyard` command, on every rank (README.md, "Exit codes").
 enum class ExitCode : int {
   kOk = 0,
-  kConfig = 64,    // the user's configuration or command line is wrong
-  kData = 65,      // an input file is corrupt or does not fit the configuration
-  kInternal = 70,  // a bug, or the machine failed us
-  kStorage = 74,   // reading or writing a file failed
-  kNumeric = 77,   // training cannot go on: a loss is not finite, or routing exceeds its bound
-  kMismatch = 78,  // `verify`: the layout does not compute what one rank computes
+  kConfig = 64,      // the user's configuration or command line is wrong
+  kData = 65,        // an input file is corrupt or does not fit the configuration
+  kLocked = 69,      // another job works in the run directory
+  kInternal = 70,    // a bug, or the machine failed us
+  kStorage = 74,     // reading or writing a file failed
+  kStopped = 75,     // stopped on request, saved: start it again to go on
+  kHang = 76,        // a rank made no progress
+  kNumeric = 77,     // training cannot go on: a loss is not finite, or routing exceeds its bound
+  kMismatch = 78,    // `verify`: the layout does not compute what one rank computes
+  kNoProgress = 93,  // launch scripts: fails again and again at the same step; do not requeue
 };
+
+const char* name_of(ExitCode code);  // "storage"
 
 class Error : public std::runtime_error {
  public:
@@ -28,6 +34,9 @@ class Error : public std::runtime_error {
  private:
   ExitCode code_;
 };
+
+// Of an Error its own, of any other exception kInternal.
+ExitCode exit_code_of(const std::exception& error);
 
 // Throws Error. `where` ("file:line") is appended for internal errors, which a user reports to us;
 // user errors (config, data, storage) say where the *user* has to look instead.

@@ -121,16 +121,21 @@ Tensor Stage::logits(Pass& pass, Saved& saved) {
 Tensor Stage::hidden_states(Pass& pass, Tensor x_TD, Saved& saved) {
   saved.blocks.resize(blocks_.size());
   if (embedding_) {
-    hooks_.before_forward(embedding_unit());
+    begin_forward(embedding_unit());
     x_TD = embedding_->forward(pass);
   }
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    hooks_.before_forward(block_unit(blocks_[i].layer()));
+    begin_forward(block_unit(blocks_[i].layer()));
     x_TD = blocks_[i].forward(pass, x_TD, saved.blocks[i]);
   }
   if (!norm_) return x_TD;
-  hooks_.before_forward(head_unit_);
+  begin_forward(head_unit_);
   return norm_->forward(pass, x_TD, saved.norm);
+}
+
+void Stage::begin_forward(int unit) {
+  backend_.marks().at_unit(unit);
+  hooks_.before_forward(unit);
 }
 
 Tensor Stage::backward(Pass& pass, Tensor dy_TD, Saved& saved) {
@@ -171,6 +176,7 @@ Tensor Stage::run_backward(Pass& pass, Tensor dy_TD, Saved& saved, bool split) {
 
 void Stage::in_units(Pass& pass, std::vector<UnitUse> uses, Saved& saved, bool split,
                      const std::function<void()>& backward_of_units) {
+  backend_.marks().at_unit(uses[0].unit);
   if (split) {
     saved.pending.push_back({std::move(uses), {}});
     pass.weight_work = &saved.pending.back().work;
@@ -185,6 +191,7 @@ void Stage::in_units(Pass& pass, std::vector<UnitUse> uses, Saved& saved, bool s
 
 void Stage::backward_weights(Saved& saved) {
   for (PendingUnit& unit : saved.pending) {
+    backend_.marks().at_unit(unit.uses[0].unit);
     for (const UnitUse& use : unit.uses) hooks_.before_gradients(use.unit);
     run_weight_work(unit.work);
     finish_units(unit.uses);

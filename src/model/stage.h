@@ -111,6 +111,7 @@ class Stage {
 
  private:
   Tensor hidden_states(Pass& pass, Tensor x_TD, Saved& saved);
+  void begin_forward(int unit);
   Tensor run_backward(Pass& pass, Tensor dy_TD, Saved& saved, bool split);
   void in_units(Pass& pass, std::vector<UnitUse> uses, Saved& saved, bool split,
                 const std::function<void()>& backward_of_units);

@@ -30,7 +30,7 @@ ZeroOptimizer::ZeroOptimizer(Backend& backend, const ProcessGrid& grid, const Ru
       groups_(make_groups(backend, grid, config, parameters)),
       reducer_(backend, config, groups_),
       gather_(backend, config, groups_),
-      norms_(backend, (grid.world().size() + 1) * static_cast<int64_t>(sizeof(double))) {}
+      norms_(backend, (grid.world().size() + 1) * 2 * static_cast<int64_t>(sizeof(double))) {}
 
 // Weights under way arrive before their memory goes, unless the job ends with an error, when the
 // other ranks may never send them.
@@ -65,6 +65,7 @@ UnitHooks ZeroOptimizer::hooks() {
 void ZeroOptimizer::begin_step() { reducer_.begin_step(); }
 
 void ZeroOptimizer::finish_reduction() {
+  backend_.marks().enter(RunPhase::kOptimizer);
   reducer_.finish();
   const Queue queue = backend_.compute_queue();
   for (const FlatBuffer& group : groups_) {
@@ -76,22 +77,24 @@ void ZeroOptimizer::finish_reduction() {
   }
 }
 
-void ZeroOptimizer::clip_grads(Tensor scalars) {
+void ZeroOptimizer::clip_grads(Tensor scalars, Tensor loss_sum) {
   Ops& ops = backend_.ops();
   const Queue queue = backend_.compute_queue();
   const int64_t num_ranks = grid_.world().size();
-  const Tensor all = norms_.tensor(DType::kF64, {num_ranks + 1});
-  const Tensor norms = all.rows(0, num_ranks), mine = all.rows(num_ranks, 1);
-  ops.fill(queue, mine, 0.0);
+  const Tensor all = norms_.tensor(DType::kF64, {num_ranks + 1, 2});
+  const Tensor of_ranks = all.rows(0, num_ranks), mine = all.rows(num_ranks, 1);
+  const Tensor squares = mine.flat().rows(0, 1), loss = mine.flat().rows(1, 1);
+  ops.fill(queue, squares, 0.0);
+  ops.copy(queue, loss, loss_sum);
   for (const FlatBuffer& group : groups_) {
     const Communicator* copies = copies_of(group.layout().key.copies, grid_);
     if (copies != nullptr && copies->rank() > 0) continue;  // the first copy stands for all
     for (size_t i = 0; i < group.layout().buckets.size(); ++i)
-      ops.squared_norm_add(queue, mine, group.gradient_slice(i));
+      ops.squared_norm_add(queue, squares, group.gradient_slice(i));
   }
   const Event ready = backend_.record(queue);
-  backend_.wait(queue, grid_.world().all_gather(norms, mine, ready));
-  ops.clip_coefficient(queue, scalars, norms, max_norm_);
+  backend_.wait(queue, grid_.world().all_gather(of_ranks, mine, ready));
+  ops.clip_coefficient(queue, scalars, of_ranks, max_norm_);
 }
 
 void ZeroOptimizer::adamw_step(Tensor scalars) {

@@ -7,7 +7,7 @@
 //   begin_step();          and the hooks during forward and backward passes: reductions start as
 //                          the gradients of a unit are complete (gradient_reducer.h)
 //   finish_reduction();    sums of all ranks
-//   clip_grads(scalars);   global norm, clip coefficient, "skip this step"
+//   clip_grads(scalars, loss);  global norm and loss, clip coefficient, "skip this step"
 //   adamw_step(scalars);   my slices
 //   all_gather_params();   everybody's slices; the next forward pass waits for them, unit by unit
 //
@@ -45,9 +45,9 @@ class ZeroOptimizer {
 
   void begin_step();
   void finish_reduction();
-  // Writes norm, clip coefficient and skip flag to `scalars` (StepScalar, backend/ops.h): the same
-  // bits on all ranks of the grid.
-  void clip_grads(Tensor scalars);
+  // Writes norm, loss, clip coefficient and skip flag to `scalars` (StepScalar, backend/ops.h): the
+  // same bits on all ranks of the grid. `loss_sum`, (1) f64: of the losses that this rank reports.
+  void clip_grads(Tensor scalars, Tensor loss_sum);
   void adamw_step(Tensor scalars);
   void all_gather_params();
   // All weights may be read, not only those of units whose before_forward hook has been called.
@@ -78,7 +78,7 @@ class ZeroOptimizer {
   std::vector<FlatBuffer> groups_;
   GradientReducer reducer_;
   WeightGather gather_;
-  Buffer norms_;  // squared norms, f64: of each rank of the grid, mine
+  Buffer norms_;  // sum of squares and of losses, f64: of each rank of the grid, then mine
 };
 
 }  // namespace switchyard

@@ -56,6 +56,9 @@ void Pipeline::train(std::span<const MicroBatch> batches, Statistics& statistics
 
 // Returns what goes to another stage, in an outgoing buffer, or none.
 Tensor Pipeline::run(const Step& step, const PipelineStep& what, Slot& slot, Tensor received) {
+  if (step.training)
+    backend_.marks().enter(what.phase == Phase::kForward ? RunPhase::kForward
+                                                         : RunPhase::kBackward);
   Stage& piece = pieces_[static_cast<size_t>(what.chunk)];
   Pass pass = make_pass(step, what.micro_batch, slot);
   if (what.phase == Phase::kBackwardWeight) {

@@ -87,15 +87,24 @@ int expert_replicas(const RunConfig& config) {
 }
 
 double bytes_per_parameter(const RunConfig& config, int replicas) {
+  const auto gradient = static_cast<double>(size_in_bytes(accumulator_of(config.real())));
+  const ZeroConfig& zero = config.zero_optimization;
+  const bool cuts_gradient = zero.stage == 2 && !zero.reduce_once_per_step;
+  return saved_bytes_per_parameter(config, replicas) + gradient / (cuts_gradient ? replicas : 1);
+}
+
+double saved_bytes_per_parameter(const RunConfig& config, int replicas) {
   const DType real = config.real(), accumulator = accumulator_of(real);
   const auto weight = static_cast<double>(size_in_bytes(real)),
-             gradient = static_cast<double>(size_in_bytes(accumulator));
-  const double master = real == accumulator ? 0 : gradient;
-  const double state = master + 2 * gradient;  // both moments
-  const ZeroConfig& zero = config.zero_optimization;
-  const bool cuts_state = zero.stage >= 1,
-             cuts_gradient = zero.stage == 2 && !zero.reduce_once_per_step;
-  return weight + gradient / (cuts_gradient ? replicas : 1) + state / (cuts_state ? replicas : 1);
+             moment = static_cast<double>(size_in_bytes(accumulator));
+  const double master = real == accumulator ? 0 : moment;
+  const bool cuts_state = config.zero_optimization.stage >= 1;
+  return weight + (master + 2 * moment) / (cuts_state ? replicas : 1);
+}
+
+double checkpoint_bytes(const RunConfig& config) {
+  return static_cast<double>(parameters_of_model(config).total()) *
+         saved_bytes_per_parameter(config, 1);
 }
 
 }  // namespace switchyard

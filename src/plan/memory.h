@@ -33,4 +33,11 @@ int expert_replicas(const RunConfig& config);
 // Without padding and buckets. Stage 2 with reduce_once_per_step keeps a full gradient, as stage 1.
 double bytes_per_parameter(const RunConfig& config, int replicas);
 
+// Bytes of weights, master copy and moments, which is what a checkpoint stores: per trained
+// parameter held by a rank with `replicas` ranks to share with, which is also what an asynchronous
+// save copies first.
+double saved_bytes_per_parameter(const RunConfig& config, int replicas);
+// Of a whole checkpoint's tensors; router biases and headers, a few kilobytes, are left out.
+double checkpoint_bytes(const RunConfig& config);
+
 }  // namespace switchyard

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "config/layer_costs.h"
 #include "pipeline/simulator.h"
 #include "plan/memory.h"
@@ -65,6 +67,24 @@ std::string memory_text(const RunConfig& config, const ScheduleSpec& spec) {
   return text;
 }
 
+// With the largest rank's copy.
+std::string checkpoint_text(const RunConfig& config, const ScheduleSpec& spec) {
+  double copy = 0;
+  for (int stage = 0; stage < spec.num_stages; ++stage) {
+    const ParameterCounts counts = parameters_of_rank(config, stage);
+    copy = std::max(copy, saved_bytes_per_parameter(config, dense_replicas(config)) *
+                                  static_cast<double>(counts.dense) +
+                              saved_bytes_per_parameter(config, expert_replicas(config)) *
+                                  static_cast<double>(counts.expert));
+  }
+  return fmt::format("checkpoint: {:.1f} MB on disk; {}\n", checkpoint_bytes(config) / 1e6,
+                     config.checkpoint.async
+                         ? fmt::format("saving copies up to {:.1f} MB per rank in host memory, and "
+                                       "writes it beside training",
+                                       copy / 1e6)
+                         : "training waits while it is written");
+}
+
 // The pieces' own costs: forward and each part of the backward take the forward's products once.
 double estimated_bubble(const RunConfig& config, const ScheduleSpec& spec) {
   std::vector<StepCosts> costs;
@@ -97,7 +117,7 @@ std::string plan_text(const RunConfig& config) {
   return grid_text(config) +
          fmt::format("{} parameters, {} of them in experts\n", millions(model.total()),
                      millions(model.expert)) +
-         memory_text(config, spec) + schedule_text(config, spec);
+         memory_text(config, spec) + checkpoint_text(config, spec) + schedule_text(config, spec);
 }
 
 }  // namespace switchyard

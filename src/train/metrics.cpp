@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/log.h"
+#include "train/metrics_file.h"
 
 namespace switchyard {
 namespace {
@@ -53,29 +54,34 @@ Json to_json(const MoeLayerStatistics& layer) {
 std::string to_json_line(const StepReport& report) {
   Json layers = Json::array();
   for (const MoeLayerStatistics& layer : report.moe.layers) layers.push_back(to_json(layer));
-  const Json json = {{"step", report.step},
-                     {"tokens", report.tokens},
-                     {"lm_loss", number(report.lm_loss)},
-                     {"load_balancing_loss", number(report.moe.load_balancing_loss)},
-                     {"z_loss", number(report.moe.z_loss)},
-                     {"grad_norm", number(report.grad_norm)},
-                     {"learning_rate", number(report.learning_rate)},
-                     {"step_time_s", number(report.step_time_s)},
-                     {"tokens_per_s", number(report.tokens_per_s)},
-                     {"tflops", number(report.tflops)},
-                     {"mfu", number(report.mfu)},
-                     {"all_to_all_time_s", number(report.all_to_all_time_s)},
-                     {"all_to_all_bytes", static_cast<int64_t>(report.all_to_all_bytes)},
-                     {"expert_load_max_over_mean", number(report.moe.expert_load_max_over_mean)},
-                     {"dropped_fraction", number(report.moe.dropped_fraction)},
-                     {"moe_layers", layers},
-                     {"peak_memory_bytes", report.peak_memory_bytes},
-                     {"arena_growths", report.arena_growths}};
+  Json json = {{"step", report.step},
+               {"tokens", report.tokens},
+               {"lm_loss", number(report.lm_loss)},
+               {"load_balancing_loss", number(report.moe.load_balancing_loss)},
+               {"z_loss", number(report.moe.z_loss)},
+               {"grad_norm", number(report.grad_norm)},
+               {"learning_rate", number(report.learning_rate)},
+               {"step_time_s", number(report.step_time_s)},
+               {"tokens_per_s", number(report.tokens_per_s)},
+               {"tflops", number(report.tflops)},
+               {"mfu", number(report.mfu)},
+               {"all_to_all_time_s", number(report.all_to_all_time_s)},
+               {"all_to_all_bytes", static_cast<int64_t>(report.all_to_all_bytes)},
+               {"expert_load_max_over_mean", number(report.moe.expert_load_max_over_mean)},
+               {"dropped_fraction", number(report.moe.dropped_fraction)},
+               {"moe_layers", layers},
+               {"peak_memory_bytes", report.peak_memory_bytes},
+               {"arena_growths", report.arena_growths},
+               {"skipped_steps", report.skipped_steps},
+               {"consecutive_skipped_steps", report.consecutive_skipped_steps}};
+  if (report.outcome != StepOutcome::kApplied) json["skip_reason"] = report.skip_reason;
   return json.dump();
 }
 
-Metrics::Metrics(const std::string& path, int64_t total_steps, int64_t steps_per_print)
+Metrics::Metrics(const std::string& path, int64_t attempt, int64_t total_steps,
+                 int64_t steps_per_print)
     : file_(path, std::ios::app),
+      attempt_(attempt),
       total_steps_(total_steps),
       steps_per_print_(steps_per_print),
       on_terminal_(isatty(STDERR_FILENO) != 0) {
@@ -83,10 +89,18 @@ Metrics::Metrics(const std::string& path, int64_t total_steps, int64_t steps_per
              path);
 }
 
+void Metrics::write(const std::string& object) {
+  file_ << stamped(object, attempt_) << '\n' << std::flush;
+  SY_REQUIRE(kStorage, file_.good(), "writing metrics failed: is the disk full?");
+}
+
 void Metrics::add(const StepReport& report) {
-  file_ << to_json_line(report) << '\n' << std::flush;
-  SY_REQUIRE(kStorage, file_.good(), "writing metrics of step {} failed: is the disk full?",
-             report.step);
+  write(to_json_line(report));
+  if (report.outcome != StepOutcome::kApplied) {
+    end_progress();
+    spdlog::warn("step {} is skipped, {} in a row: {}", report.step,
+                 report.consecutive_skipped_steps, report.skip_reason);
+  }
   mean_step_s_ =
       mean_step_s_ == 0 ? report.step_time_s : 0.9 * mean_step_s_ + 0.1 * report.step_time_s;
   const double eta_s = static_cast<double>(total_steps_ - report.step) * mean_step_s_;
@@ -115,9 +129,16 @@ void Metrics::add_validation(int64_t step, const ValidationReport& report) {
   const Json json = {{"step", step},
                      {"validation_lm_loss", number(report.lm_loss)},
                      {"validation_targets", report.num_targets}};
-  file_ << json.dump() << '\n' << std::flush;
+  write(json.dump());
   spdlog::info("step {}  validation loss {:.4f} nats/token = {:.4f} bits/token ({} tokens)", step,
                report.lm_loss, report.lm_loss / std::log(2.0), report.num_targets);
+}
+
+void Metrics::add_goodput(int64_t step, const GoodputReport& report) {
+  end_progress();
+  const Json json = {{"step", step}, {"goodput", to_json(report)}};
+  write(json.dump());
+  spdlog::info("{}", to_text(report));
 }
 
 void Metrics::show_progress(const std::string& line) {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <string>
 
+#include "train/goodput.h"
 #include "train/trainer.h"
 
 namespace switchyard {
@@ -18,18 +19,22 @@ std::string to_json_line(const StepReport& report);
 
 class Metrics {
  public:
-  // Appends to `path`; `total_steps` is for the ETA. A log line every `steps_per_print` steps.
-  Metrics(const std::string& path, int64_t total_steps, int64_t steps_per_print);
+  // Appends to `path` (train/metrics_file.h), for this attempt at the run; `total_steps` is for the
+  // ETA. A log line every `steps_per_print` steps.
+  Metrics(const std::string& path, int64_t attempt, int64_t total_steps, int64_t steps_per_print);
 
   void add(const StepReport& report);
   void add_validation(int64_t step, const ValidationReport& report);
+  void add_goodput(int64_t step, const GoodputReport& report);
 
  private:
+  void write(const std::string& object);  // a line
   void log_growth(const StepReport& report);
   void show_progress(const std::string& line);  // rewrites the terminal's last line
   void end_progress();
 
   std::ofstream file_;
+  int64_t attempt_;
   int64_t total_steps_, steps_per_print_;
   double mean_step_s_ = 0;     // exponential mean, for the ETA
   int64_t arena_growths_ = 0;  // of the step before

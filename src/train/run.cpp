@@ -1,141 +1,135 @@
 #include "train/run.h"
 
-#include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 
-#include "checkpoint/weights.h"
+#include "checkpoint/run_directory.h"
+#include "checkpoint/storage.h"
 #include "comm/collective_error.h"
 #include "config/config.h"
 #include "core/log.h"
 #include "data/dataset.h"
-#include "data/ngram_baseline.h"
 #include "model/trainable.h"
-#include "train/flops.h"
-#include "train/metrics.h"
-#include "train/trainer.h"
+#include "train/durable_text.h"
+#include "train/goodput.h"
+#include "train/training_loop.h"
+#include "train/watchdog.h"
 
 namespace switchyard {
 namespace {
 
 namespace fs = std::filesystem;
 
-void write_file(const fs::path& path, const std::string& text) {
-  std::ofstream file(path);
-  file << text << '\n';
-  file.close();
-  SY_REQUIRE(kStorage, file.good(), "cannot write {}: check space and permissions", path.string());
+StopSettings stop_settings(const RunConfig& config, const LaunchEnvironment& launch) {
+  return {.run_directory = config.training.output_dir,
+          .started_at = unix_time(),
+          .max_wall_time = config.training.max_wall_time,
+          .stop_margin = config.training.stop_margin,
+          .slurm_job_end = launch.slurm_job_end,
+          .save_interval_s = 60 * config.checkpoint.interval_minutes};
 }
 
-void create_run_directory(const RunConfig& config, Backend& backend, const ProcessGrid& grid) {
-  const fs::path directory = config.training.output_dir;
-  SY_REQUIRE(kStorage, !fs::exists(directory / "metrics.jsonl"),
-             "{} already holds a run, which would be overwritten (training cannot resume yet): "
-             "choose another training.output_dir, or move the old run away",
-             directory.string());
+void create_parent(const fs::path& directory) {
   std::error_code failure;
-  fs::create_directories(directory, failure);
+  if (directory.has_parent_path()) fs::create_directories(directory.parent_path(), failure);
   SY_REQUIRE(kStorage, !failure, "cannot create {}: {}", directory.string(), failure.message());
-  write_file(directory / "config.json", to_json(config));
+}
+
+// A run that has taken steps and has no checkpoint has lost them: nobody asked to begin anew.
+void refuse_lost_run(const RunDirectory& run) {
+  const fs::path metrics = fs::path(run.path()) / "metrics.jsonl";
+  std::error_code ignored;
+  SY_REQUIRE(kData, !run.is_new() || !fs::exists(metrics) || fs::file_size(metrics, ignored) == 0,
+             "{} has taken steps ({}), but holds no checkpoint: bring its step-* directories back, "
+             "choose another training.output_dir, or begin anew with --allow-fresh",
+             run.path(), metrics.string());
+}
+
+std::shared_ptr<RunDirectory> open_run(const RunConfig& config, const RunOptions& options,
+                                       const std::shared_ptr<Storage>& storage) {
+  create_parent(config.training.output_dir);
+  const RunDirectory::Options how = {.allow_fresh = options.allow_fresh, .job_id = options.job_id};
+  // Whoever keeps the directory keeps the storage that it works on.
+  const std::shared_ptr<RunDirectory> run(
+      new RunDirectory(*storage, config.training.output_dir, how),
+      [storage](RunDirectory* directory) { delete directory; });
+  if (!options.allow_fresh) refuse_lost_run(*run);
+  return run;
+}
+
+void describe_run(const RunConfig& config, Backend& backend, const ProcessGrid& grid) {
+  const fs::path directory = config.training.output_dir;
+  write_durably((directory / "config.json").string(), to_json(config) + "\n");
   const nlohmann::ordered_json environment = {{"version", SWITCHYARD_VERSION},
                                               {"ranks", grid.world().size()},
                                               {"process_grid", grid.description()},
                                               {"device", backend.description()}};
-  write_file(directory / "environment.json", environment.dump(2));
+  write_durably((directory / "environment.json").string(), environment.dump(2) + "\n");
 }
 
-void log_start(const RunConfig& config, Backend& backend, const ProcessGrid& grid,
-               const Dataset& dataset, const ParameterCount& count) {
-  const auto millions = [](int64_t number) { return static_cast<double>(number) / 1e6; };
-  spdlog::info("{} ranks: {}; each: {}, {}", grid.world().size(), grid.description(),
-               backend.description(), name_of(config.real()));
-  spdlog::info(
-      "{:.2f} M parameters, {:.2f} M of them multiply each token; {:.2f} M are trained, {:.2f} M "
-      "frozen; {} sequences of {} tokens per step",
-      millions(count.trained + count.frozen), millions(active_matmul_parameters(config)),
-      millions(count.trained), millions(count.frozen), *config.train_batch_size,
-      config.data.sequence_length);
-  spdlog::info("data {}: {} training and {} validation sequences; run directory {}",
-               config.data.path, dataset.num_samples(Split::kTrain),
-               dataset.num_samples(Split::kValidation), config.training.output_dir);
-}
-
-// Of rank 0; stages of a pipeline and ranks with more experts differ.
-void log_memory(const RunConfig& config, const ProcessGrid& grid, const ZeroOptimizer& optimizer) {
-  const int stage = config.zero_optimization.stage;
-  spdlog::info("weights, gradients and optimizer state (ZeRO stage {}):", stage);
-  bool has_experts = false;
-  for (const MemoryOfGroup& group : optimizer.memory()) {
-    spdlog::info("  {}", group.text());
-    has_experts = has_experts || group.key.group == ReplicaGroup::kExpert;
-  }
-  if (optimizer.bytes_in_flight() > 0)
-    spdlog::info("  gradients in flight: {:.1f} MB",
-                 static_cast<double>(optimizer.bytes_in_flight()) / 1e6);
-  if (stage > 0 && has_experts && grid.edp().size() == 1)
-    spdlog::warn(
-        "zero_optimization.stage {} cuts nothing of the experts: with ep {} x etp {}, no two ranks "
-        "hold the same ones (edp 1)",
-        stage, grid.sizes().ep, grid.sizes().etp);
-}
-
-void log_validation(const RunConfig& config, const Dataset& dataset,
-                    const ValidationReport& report) {
-  const double bits = report.lm_loss / std::log(2.0);
-  spdlog::info("validation on all {} held-out tokens: {:.4f} bits per byte", report.num_targets,
-               bits);
-  if (!config.training.ngram_baselines) return;
-  const NgramBaselines baselines = ngram_baselines(dataset);
-  spdlog::info("  byte bigram  baseline: {:.4f} bits per byte ({})", baselines.bigram,
-               bits < baselines.bigram ? "beaten" : "NOT beaten");
-  spdlog::info("  byte trigram baseline: {:.4f} bits per byte ({})", baselines.trigram,
-               bits < baselines.trigram ? "beaten" : "not beaten");
+// The watchdog's last act: says why, then ends the process.
+void end_in_hang(const HangReport& report, ExitRecorder& recorder, Goodput* goodput) {
+  if (report.speaks) recorder.write(ExitCode::kHang, report.diagnosis.text, true);
+  if (report.speaks && goodput) goodput->end_in_hang(report.seconds);
+  exit_on_hang(report);
 }
 
 }  // namespace
 
-void run_training(const RunConfig& config, Backend& backend, const ProcessGrid& grid) {
+ExitCode run_training(const RunConfig& config, const RunOptions& options, Backend& backend,
+                      const ProcessGrid& grid, const LaunchEnvironment& launch,
+                      const StopSignals& signals, ExitRecorder& recorder) {
   Communicator& world = grid.world();
+  const bool is_rank_0 = world.rank() == 0;
+  const StopSettings settings = stop_settings(config, launch);
+  StopRequests requests(settings, world.rank(), unix_time, [&] { return signals.first(); });
   ParameterCount count;  // first of all: a wrong pattern leaves no run directory behind
   agree(world, [&] { count = count_parameters(config, backend); });
   std::optional<Dataset> dataset;
   agree(world, [&] { dataset.emplace(open_dataset(config)); });
+
+  const auto storage = std::make_shared<Storage>();
+  std::shared_ptr<RunDirectory> run;
+  std::optional<Goodput> goodput;
   agree(world, [&] {
-    if (world.rank() == 0) create_run_directory(config, backend, grid);
+    if (!is_rank_0) return;
+    run = open_run(config, options, storage);
+    recorder.begin_attempt(run->attempt());
+    goodput.emplace((fs::path(run->path()) / "goodput.json").string(), unix_time);
+    describe_run(config, backend, grid);
   });
+  const auto attempt = static_cast<int64_t>(
+      world.all_reduce_max_host(is_rank_0 ? static_cast<double>(run->attempt()) : 0));
+  if (!is_rank_0) recorder.begin_attempt(attempt);
 
-  Trainer trainer(config, backend, grid, *dataset);
-  std::optional<Metrics> metrics;
-  const fs::path directory = config.training.output_dir;
-  if (world.rank() == 0) {
-    log_start(config, backend, grid, *dataset, count);
-    log_memory(config, grid, trainer.optimizer());
-    metrics.emplace(directory / "metrics.jsonl", config.training.max_steps, config.steps_per_print);
+  const JobContext job = {.config = config,
+                          .options = options,
+                          .backend = backend,
+                          .grid = grid,
+                          .dataset = *dataset,
+                          .count = count,
+                          .requests = requests,
+                          .recorder = recorder,
+                          .goodput = goodput ? &*goodput : nullptr,
+                          .storage = storage,
+                          .run = run,
+                          .advice = advice_on_stopping(launch, settings),
+                          .attempt = attempt};
+  ExitCode code = ExitCode::kOk;
+  const auto work = [&] { code = TrainingLoop(job).run(); };
+  if (!config.watchdog.enabled) {
+    work();
+    return code;
   }
-
-  while (trainer.step() < config.training.max_steps) {
-    const StepReport report = trainer.train_step();
-    if (metrics) metrics->add(report);
-    check_finite(report);
-    const int64_t interval = config.training.eval_interval;
-    if (interval > 0 && report.step % interval == 0 && report.step < config.training.max_steps) {
-      const ValidationReport validation = trainer.validate(config.training.eval_num_batches);
-      if (metrics) metrics->add_validation(report.step, validation);
-    }
-  }
-
-  const std::string weights = (directory / "model.safetensors").string();
-  save_weights(weights, trainer.parameters(), trainer.state(), backend, world);
-  if (metrics) spdlog::info("weights saved in {}", weights);
-
-  const ValidationReport validation = trainer.validate(0);
-  if (metrics) {
-    metrics->add_validation(trainer.step(), validation);
-    log_validation(config, *dataset, validation);
-  }
+  Watchdog watchdog(config.watchdog,
+                    {.directory = config.training.output_dir,
+                     .attempt = attempt,
+                     .num_layers = config.model.num_hidden_layers},
+                    backend.marks(), world,
+                    [&](const HangReport& report) { end_in_hang(report, recorder, job.goodput); });
+  watchdog.run(work);
+  return code;
 }
 
 }  // namespace switchyard

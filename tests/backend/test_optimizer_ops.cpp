@@ -168,21 +168,30 @@ TEST_CASE("the sum of squares of large f32 numbers does not overflow") {
 
 TEST_CASE("clipping: the norm, the coefficient and the step to skip") {
   CpuBackend backend(1);
-  const auto clip = [&](std::vector<double> squares, double max_norm) {
+  const auto clip = [&](std::vector<double> squares, double max_norm,
+                        std::vector<double> losses = {1, 1}, double limit = INFINITY) {
     HostTensor<double> scalars({kNumStepScalars}, 7.0);
-    const auto n = static_cast<int64_t>(squares.size());
-    auto squared_norms = host_tensor({n}, std::move(squares));
-    backend.ops().clip_coefficient(kQueue, scalars, squared_norms, max_norm);
+    scalar(scalars, StepScalar::kLossLimit) = limit;
+    std::vector<double> both;
+    for (size_t i = 0; i < squares.size(); ++i) {
+      both.push_back(squares[i]);
+      both.push_back(losses[i]);
+    }
+    const auto P = static_cast<int64_t>(squares.size());
+    auto norm_and_loss_P2 = host_tensor({P, 2}, std::move(both));
+    backend.ops().clip_coefficient(kQueue, scalars, norm_and_loss_P2, max_norm);
     CHECK(scalar(scalars, StepScalar::kLearningRate) == 7);  // the others are left alone
     CHECK(scalar(scalars, StepScalar::kInverseTargetCount) == 7);
+    CHECK(scalar(scalars, StepScalar::kLossLimit) == limit);
     return scalars;
   };
-  auto large = clip({9, 16}, 2);
+  auto large = clip({9, 16}, 2, {0.25, 0.75});
+  CHECK(scalar(large, StepScalar::kLoss) == 7);
   CHECK(scalar(large, StepScalar::kGradNorm) == 5);
   CHECK_THAT(scalar(large, StepScalar::kClipCoefficient),
              Catch::Matchers::WithinRel(2 / (5 + 1e-6), 1e-14));
   CHECK(scalar(large, StepScalar::kSkipStep) == 0);
-  auto small = clip({9, 16}, 6);
+  auto small = clip({9, 16}, 6, {0, 0});
   CHECK(scalar(small, StepScalar::kClipCoefficient) == 1);
   auto off = clip({9, 16}, 0);
   CHECK(scalar(off, StepScalar::kClipCoefficient) == 1);
@@ -194,4 +203,14 @@ TEST_CASE("clipping: the norm, the coefficient and the step to skip") {
   CHECK(scalar(infinite, StepScalar::kSkipStep) == 1);
   auto undefined = clip({kUnset<double>, 1}, 1);
   CHECK(scalar(undefined, StepScalar::kSkipStep) == 1);
+  for (const double bad : {double{INFINITY}, -double{INFINITY}, kUnset<double>})
+    for (const std::vector<double>& losses : {std::vector{bad, 0.0}, std::vector{0.0, bad}}) {
+      auto loss = clip({9, 16}, 0, losses);
+      CHECK(scalar(loss, StepScalar::kSkipStep) == 1);
+    }
+  auto leaps = clip({9, 16}, 2, {0.5, 0.75}, 8.5);
+  CHECK(scalar(leaps, StepScalar::kLoss) == 8.75);  // 7 * 1.25
+  CHECK(scalar(leaps, StepScalar::kSkipStep) == 1);
+  auto at_limit = clip({9, 16}, 2, {0.5, 0.75}, 8.75);
+  CHECK(scalar(at_limit, StepScalar::kSkipStep) == 0);
 }

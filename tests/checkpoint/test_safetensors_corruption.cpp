@@ -113,11 +113,71 @@ TEST_CASE("safetensors: each broken rule is named") {
       {file_of(R"({"__metadata__":{"step":3}})", 0), "\"step\" is 3, expected a string"},
       {file_of(R"({"__metadata__":["step"]})", 0), "__metadata__ is not a JSON object"},
       {file_of(R"({"__metadata__":{"k":"1","k":"2"}})", 0), "\"k\" twice"},
+      // Lengths of the header
+      {with_length(0, ""), "not a JSON object"},
+      {with_length(0, kGood), "not a JSON object"},
+      {with_length(1, kGood), "not valid JSON"},
+      {with_length(7, kGood), "not valid JSON"},
+      {with_length(uint64_t{1} << 63, kGood), "9223372036854775808"},
+      // Sizes that wrap around
+      {file_of(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0),
+       "do not enclose"},
+      {file_of(R"({"a":{"dtype":"F32","shape":[4611686018427387905],"data_offsets":[0,4]}})", 4),
+       "do not enclose"},
+      {file_of(R"({"a":{"dtype":"U8","shape":[0,18446744073709551615],"data_offsets":[0,0]}})", 0),
+       "shape [0,18446744073709551615] found"},
+      {file_of(R"({"a":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,0]}})", 0),
+       "shape [1.8446744073709552e+19] found"},
+      {file_of(R"({"a":{"dtype":"U8","shape":[1e400],"data_offsets":[0,0]}})", 0),
+       "not valid JSON"},
+      {file_of(good_but("[0,8]", "[-8,0]"), 11), "data_offsets [-8,0] found"},
+      {file_of(good_but("[0,8]", "[0,9223372036854775808]"), 11), "data_offsets [0,92233"},
+      {file_of(good_but("[0,8]", "[9223372036854775799,9223372036854775807]"), 11),
+       "begins at byte"},
+      {file_of(good_but("[8,11]", "[100,103]"), 11), "begins at byte 100, expected 8"},
+      // Text
+      {file_of("\xef\xbb\xbf" + kGood, 11), "not a JSON object"},
+      {file_of(good_but("\"b\"", "/* b */ \"b\""), 11), "not valid JSON"},
+      {file_of(good_but("[2]", "[NaN]"), 11), "not valid JSON"},
+      {file_of(good_but("\"b\"", R"("\ud800")"), 11), "not valid JSON"},
+      {file_of(good_but("\"b\"", "\"\xc0\xaf\""), 11), "not valid JSON"},  // '/' in two bytes
+      {file_of(good_but("\"b\"", "\"b\n\""), 11), "not valid JSON"},
+      {file_of(good_but("\"b\"", R"("\u0061")"), 11), "\"a\" twice"},
+      {file_of(good_but("\"F32\"", "\"f32\""), 11), "\"f32\" found, expected one of"},
+      {file_of(good_but("\"F32\"", "\"F4\""), 11), "\"F4\" found, expected one of"},
+      {file_of(good_but("\"F32\"", "null"), 11), "dtype null found, expected a string"},
+      {file_of(good_but("\"a\"", R"("\u001b[2J\u0000\n")") + "x", 11), "not valid JSON"},
+      {file_of(good_but("[0,8]", "[1,9]").replace(2, 1, R"(\u001b\n)"), 11),
+       R"(tensor "\u001b\n" begins at byte 1)"},
   };
   for (const auto& [bytes, complaint] : cases) {
     INFO(complaint);
     CHECK_THAT(complaint_about(bytes), contains_text(complaint));
   }
+}
+
+TEST_CASE("safetensors: names may be anything, messages stay short and on one line") {
+  for (const std::string name : {R"(\u0000)", R"(\n\u001b[2J)", "../x", "/", " "})
+    CHECK(complaint_about(file_of(good_but("\"a\"", "\"" + name + "\""), 11)).empty());
+  const std::string long_name(1 << 20, 'n');
+  CHECK(complaint_about(file_of(good_but("\"a\"", "\"" + long_name + "\""), 11)).empty());
+  const std::string wrong = good_but("[0,8]", "[1,9]");
+  const std::string said = complaint_about(file_of("{\"" + long_name + wrong.substr(3), 11));
+  CHECK_THAT(said, contains_text("begins at byte 1"));
+  CHECK(said.size() < 1000);
+  const std::string in_dtype = good_but("\"F32\"", "\"\x7f\\n" + long_name + "\"");
+  const std::string of_dtype = complaint_about(file_of(in_dtype, 11));
+  CHECK(of_dtype.size() < 1000);
+  CHECK(of_dtype.find('\n') == std::string::npos);
+}
+
+TEST_CASE("safetensors: a hundred thousand tensors are read") {
+  std::string header = "{";
+  for (int i = 0; i < 100'000; ++i)
+    header += fmt::format("{}\"{}\":{{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[{},{}]}}",
+                          i == 0 ? "" : ",", i, i, i + 1);
+  REQUIRE(complaint_about(file_of(header + "}", 100'000)).empty());
+  REQUIRE_THAT(complaint_about(file_of(header + "}", 99'999)), contains_text("99999 bytes"));
 }
 
 TEST_CASE("safetensors: a file cut off anywhere is refused") {

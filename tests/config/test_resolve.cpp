@@ -154,3 +154,13 @@ TEST_CASE("what is not built is refused by its key") {
     "router_bias_update_rate": 0.001, "routed_scaling_factor": 2.5,
     "load_balancing_scope": "global_batch"})")));
 }
+
+TEST_CASE("a stop margin must leave something of the wall time") {
+  const auto with_margin = [](const std::string& margin) {
+    return config_with(R"("training": {"max_wall_time": 60, "stop_margin": )" + margin + "}");
+  };
+  CHECK_THAT(message_of(with_margin("60")),
+             contains_text("/training/stop_margin: 60 s leave nothing"));
+  CHECK(message_of(with_margin("59")).empty());
+  CHECK(message_of(config_with(R"("training": {"stop_margin": 60})")).empty());
+}

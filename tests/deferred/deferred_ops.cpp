@@ -319,10 +319,10 @@ void DeferredOps::do_squared_norm_add(Queue q, Tensor sum, Tensor x) {
   defer(q, "squared_norm_add", {sum}, {x}, [=, this] { inner_.squared_norm_add(q, sum, x); });
 }
 
-void DeferredOps::do_clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms,
+void DeferredOps::do_clip_coefficient(Queue q, Tensor scalars, Tensor norm_and_loss_P2,
                                       double max_norm) {
-  defer(q, "clip_coefficient", {scalars}, {squared_norms},
-        [=, this] { inner_.clip_coefficient(q, scalars, squared_norms, max_norm); });
+  defer(q, "clip_coefficient", {scalars}, {norm_and_loss_P2},
+        [=, this] { inner_.clip_coefficient(q, scalars, norm_and_loss_P2, max_norm); });
 }
 
 void DeferredOps::do_adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v,

@@ -112,7 +112,8 @@ class DeferredOps final : public Ops {
   void do_cross_entropy_gradient(Queue q, Tensor logits_TV, Tensor statistics_PT3, Tensor target_T,
                                  int64_t first_id, Tensor scalars) override;
   void do_squared_norm_add(Queue q, Tensor sum, Tensor x) override;
-  void do_clip_coefficient(Queue q, Tensor scalars, Tensor squared_norms, double max_norm) override;
+  void do_clip_coefficient(Queue q, Tensor scalars, Tensor norm_and_loss_P2,
+                           double max_norm) override;
   void do_adamw(Queue q, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v, Tensor gradient,
                 Tensor scalars, double beta1, double beta2, double eps,
                 double weight_decay) override;

@@ -194,7 +194,7 @@ class TrafficForms {
         if (layout.key.is_partial) add_copies(layout, zero.stage == 0 ? bucket.size : slice);
       }
     }
-    expected_["world"].all_gather += sizes_.world() - 1;  // the gradient norm
+    expected_["world"].all_gather += 2 * (sizes_.world() - 1);  // gradient norm and loss
   }
 
   int64_t rank_among(const FlatLayout& layout) const {

@@ -97,6 +97,7 @@ Tensor Scalars::begin_step(int step) {
   at(StepScalar::kLearningRate) = kRate;
   at(StepScalar::kBiasCorrection1) = 1 - std::pow(kBeta1, step);
   at(StepScalar::kBiasCorrection2) = 1 - std::pow(kBeta2, step);
+  at(StepScalar::kLossLimit) = INFINITY;
   return Tensor(values_.data(), DType::kF64, {kNumStepScalars});
 }
 
@@ -127,7 +128,7 @@ double OptimizerJob::step(int number, const std::function<void(DeclaredParameter
   optimizer_.begin_step();
   run_backward(number);
   optimizer_.finish_reduction();
-  optimizer_.clip_grads(scalars);
+  optimizer_.clip_grads(scalars, scalars_.loss_sum());
   optimizer_.adamw_step(scalars);
   optimizer_.all_gather_params();
   return scalars_.at(StepScalar::kGradNorm);

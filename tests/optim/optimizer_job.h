@@ -35,11 +35,14 @@ struct OptimizerCase {
 class Scalars {
  public:
   Tensor begin_step(int step);
+  // What this rank reports as the sum of its losses: 0 unless a test says otherwise.
+  Tensor loss_sum() { return Tensor(&loss_sum_, DType::kF64, {1}); }
   double& at(StepScalar scalar) { return values_[static_cast<size_t>(scalar)]; }
   std::vector<double>& values() { return values_; }
 
  private:
   std::vector<double> values_;
+  double loss_sum_ = 0;
 };
 
 class OptimizerJob {

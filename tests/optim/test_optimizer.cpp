@@ -53,7 +53,7 @@ TEST_CASE("optimizer: the norm counts every element once") {
     squares += value * value + (value + 1) * (value + 1);
     value += 2;
   }
-  rank.job.optimizer().clip_grads(scalars);
+  rank.job.optimizer().clip_grads(scalars, rank.job.scalars().loss_sum());
   CHECK_THAT(rank.job.scalars().at(StepScalar::kGradNorm), WithinRel(std::sqrt(squares), 1e-14));
 }
 
@@ -64,7 +64,7 @@ TEST_CASE("optimizer: weights decay only where declared") {
     before[parameter.name] = to_doubles(parameter.weight);
   Tensor scalars = rank.job.scalars().begin_step(1);
   rank.job.optimizer().begin_step();
-  rank.job.optimizer().clip_grads(scalars);
+  rank.job.optimizer().clip_grads(scalars, rank.job.scalars().loss_sum());
   rank.job.optimizer().adamw_step(scalars);
   for (const Parameter& parameter : rank.job.parameters().all()) {
     std::vector<double> expected = before[parameter.name];
@@ -112,7 +112,7 @@ TEST_CASE("optimizer: a gradient that is not finite changes no weight and no mom
     for (OneRank* job : {&rank, &healthy}) job->job.step(1);
     Tensor scalars = rank.job.scalars().begin_step(2);
     rank.job.parameters().named("experts.down").gradient().span<double>()[5] = bad;
-    rank.job.optimizer().clip_grads(scalars);
+    rank.job.optimizer().clip_grads(scalars, rank.job.scalars().loss_sum());
     rank.job.optimizer().adamw_step(scalars);
     CHECK(rank.job.scalars().at(StepScalar::kSkipStep) == 1.0);
     for (OneRank* job : {&rank, &healthy}) job->job.step(3);  // would show spoilt moments

@@ -100,16 +100,22 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(generated[0].stdout, generated[1].stdout)
         self.assert_fails(self.switchyard("generate", "run", "--prompt", ""), 64, "the prompt is empty")
 
-        # The run directory reproduces the run, and is never overwritten.
-        self.assert_fails(self.train(), 74, "run already holds a run")
+        # The run directory reproduces the run.
         again = self.train("--set", "training.output_dir=again", config="run/config.json")
         self.assertEqual(again.returncode, 0, again.stderr)
-        times = ("_time_s", "tokens_per_s", "tflops", "mfu")
+        times = ("_time_s", "tokens_per_s", "tflops", "mfu", "goodput")
         without_times = [[{key: value for key, value in line.items() if not key.endswith(times)}
                           for line in self.metrics(run)] for run in ("run", "again")]
         self.assertEqual(without_times[0], without_times[1])
         self.assertEqual((self.path / "run/model.safetensors").read_bytes(),
                          (self.path / "again/model.safetensors").read_bytes())
+
+        # The same command takes no step twice.
+        finished = self.train()
+        self.assertEqual(finished.returncode, 0, finished.stderr)
+        self.assertIn("training.max_steps 6 is reached already", finished.stderr)
+        self.assertEqual([line["step"] for line in self.metrics("run") if "lm_loss" in line],
+                         [1, 2, 3, 4, 5, 6])
 
     def test_a_wrong_configuration_is_told_once_and_ends_with_64_on_any_number_of_ranks(self):
         self.write("config.json", CONFIG.replace("num_experts", "num_expert"))
@@ -143,9 +149,14 @@ class CommandLine(unittest.TestCase):
 
     def test_a_diverging_run_ends_with_77_and_leaves_its_metrics(self):
         self.prepare()
-        result = self.train("--set", "optimizer.params.lr=1e30", "--set", "training.eval_interval=0")
-        self.assert_fails(result, 77, "Lower the learning rate")
-        last = self.metrics("run")[-1]
+        result = self.train("--set", "optimizer.params.lr=1e30", "--set", "training.eval_interval=0",
+                            "--set", "training.max_steps=20")
+        self.assert_fails(result, 77, "10 steps in a row were skipped")
+        steps = self.metrics("run")
+        last = steps[-1]
+        self.assertLess(last["step"], 20)
+        self.assertEqual([step["consecutive_skipped_steps"] for step in steps[-10:]], list(range(1, 11)))
+        self.assertIn("the gradient of model.norm.weight is not finite", last["skip_reason"])
         self.assertTrue({last["lm_loss"], last["grad_norm"]} & {"NaN", "Infinity"}, last)
         self.assertFalse((self.path / "run/model.safetensors").exists())
 

@@ -18,13 +18,40 @@ TEST_CASE("a step is one JSON object with these keys, in this order") {
   const auto json = nlohmann::ordered_json::parse(to_json_line(report));
   std::vector<std::string> keys;
   for (const auto& [key, value] : json.items()) keys.push_back(key);
-  CHECK(keys == std::vector<std::string>{
-                    "step", "tokens", "lm_loss", "load_balancing_loss", "z_loss", "grad_norm",
-                    "learning_rate", "step_time_s", "tokens_per_s", "tflops", "mfu",
-                    "all_to_all_time_s", "all_to_all_bytes", "expert_load_max_over_mean",
-                    "dropped_fraction", "moe_layers", "peak_memory_bytes", "arena_growths"});
+  CHECK(keys == std::vector<std::string>{"step",
+                                         "tokens",
+                                         "lm_loss",
+                                         "load_balancing_loss",
+                                         "z_loss",
+                                         "grad_norm",
+                                         "learning_rate",
+                                         "step_time_s",
+                                         "tokens_per_s",
+                                         "tflops",
+                                         "mfu",
+                                         "all_to_all_time_s",
+                                         "all_to_all_bytes",
+                                         "expert_load_max_over_mean",
+                                         "dropped_fraction",
+                                         "moe_layers",
+                                         "peak_memory_bytes",
+                                         "arena_growths",
+                                         "skipped_steps",
+                                         "consecutive_skipped_steps"});
   CHECK(json["step"] == 3);
   CHECK(json["all_to_all_bytes"].is_number_integer());
+}
+
+TEST_CASE("a skipped step says why") {
+  StepReport report;
+  report.outcome = StepOutcome::kNotFinite;
+  report.skip_reason = "the loss is not finite on rank 1";
+  report.skipped_steps = 3;
+  report.consecutive_skipped_steps = 2;
+  const auto json = nlohmann::json::parse(to_json_line(report));
+  CHECK(json["skip_reason"] == report.skip_reason);
+  CHECK(json["skipped_steps"] == 3);
+  CHECK(json["consecutive_skipped_steps"] == 2);
 }
 
 TEST_CASE("what each MoE layer did") {

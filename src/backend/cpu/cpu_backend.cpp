@@ -54,10 +54,13 @@ std::string CpuBackend::speed_advice() const {
 }
 
 void CpuBackend::host_wait(Event event) {
-  while (!is_complete(event)) {
-    progress();
-    if (!is_complete(event)) std::this_thread::yield();  // the rank waited for may need this core
+  if (is_complete(event)) return;
+  marks().wait_begins(event.ticket);
+  for (progress(); !is_complete(event); progress()) {
+    mark_what_is_missing(event);
+    std::this_thread::yield();  // the rank waited for may need this core
   }
+  marks().wait_ends();
 }
 
 Event CpuBackend::start(std::unique_ptr<PendingWork> work, Event after) {
@@ -69,8 +72,40 @@ Event CpuBackend::start(std::unique_ptr<PendingWork> work, Event after) {
 
 void CpuBackend::progress() {
   for (auto pending = pending_.begin(); pending != pending_.end();) {
-    const bool is_done = is_complete(pending->after) && pending->work->advance();
-    pending = is_done ? pending_.erase(pending) : pending + 1;
+    if (!advance(*pending)) {
+      ++pending;
+      continue;
+    }
+    const int64_t ticket = pending->done.ticket;
+    pending = pending_.erase(pending);
+    marks().completed(ticket);
+  }
+}
+
+bool CpuBackend::advance(Pending& pending) {
+  if (!is_complete(pending.after)) return false;
+  const bool is_done = pending.work->advance();
+  if (const int64_t arrived = pending.work->num_arrived(); arrived != pending.num_arrived) {
+    pending.num_arrived = arrived;
+    marks().part_arrived();
+  }
+  return is_done;
+}
+
+// Of the work that must advance before `event` can complete; every step back from it is one round
+// less that the call has come.
+void CpuBackend::mark_what_is_missing(Event event) {
+  constexpr int64_t kRound = int64_t{1} << 32;
+  int64_t reached = 0;
+  for (size_t i = pending_.size(); i-- > 0;) {  // work comes after what it waits for
+    const Pending& pending = pending_[i];
+    if (pending.done.ticket != event.ticket) continue;
+    if (is_complete(pending.after)) {
+      marks().wait_misses(pending.work->missing_peer(), reached + pending.num_arrived);
+      return;
+    }
+    event = pending.after;
+    reached -= kRound;
   }
 }
 

@@ -39,7 +39,10 @@ class CpuBackend final : public Backend {
   struct Pending {
     Event done, after;
     std::unique_ptr<PendingWork> work;
+    int64_t num_arrived = 0;  // parts that have been marked
   };
+  bool advance(Pending& pending);
+  void mark_what_is_missing(Event event);
 
   std::byte* do_allocate(int64_t bytes) override;
   void do_free(std::byte* memory, int64_t bytes) override;

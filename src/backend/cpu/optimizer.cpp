@@ -44,13 +44,22 @@ void CpuOps::do_squared_norm_add(Queue, Tensor sum, Tensor x) {
   });
 }
 
-void CpuOps::do_clip_coefficient(Queue, Tensor scalars, Tensor squared_norms, double max_norm) {
-  const auto norms = squared_norms.span<double>();
-  const double norm = std::sqrt(std::accumulate(norms.begin(), norms.end(), 0.0));
+void CpuOps::do_clip_coefficient(Queue, Tensor scalars, Tensor norm_and_loss_P2, double max_norm) {
+  const auto ranks = norm_and_loss_P2.span<double>();
+  double squares = 0, losses = 0;
+  for (size_t i = 0; i < ranks.size(); i += 2) {
+    squares += ranks[i];
+    losses += ranks[i + 1];
+  }
+  const double norm = std::sqrt(squares);
+  const double loss = losses * scalar(scalars, StepScalar::kInverseTargetCount);
+  scalar(scalars, StepScalar::kLoss) = loss;
   scalar(scalars, StepScalar::kGradNorm) = norm;
   scalar(scalars, StepScalar::kClipCoefficient) =
       max_norm == 0 ? 1.0 : std::min(1.0, max_norm / (norm + 1e-6));
-  scalar(scalars, StepScalar::kSkipStep) = std::isfinite(norm) ? 0.0 : 1.0;
+  const bool is_applied =
+      std::isfinite(norm) && std::isfinite(loss) && loss <= scalar(scalars, StepScalar::kLossLimit);
+  scalar(scalars, StepScalar::kSkipStep) = is_applied ? 0.0 : 1.0;
 }
 
 void CpuOps::do_adamw(Queue, Tensor weight, Tensor rounded_weight, Tensor m, Tensor v,
