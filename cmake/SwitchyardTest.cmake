@@ -6,6 +6,9 @@
 # Every test has a deadline. Tests are linked with fault injection (core/fault_injection.h).
 find_program(SWITCHYARD_MPIRUN NAMES mpirun mpiexec REQUIRED)
 
+# The tests that the preset tsan runs; of the others it builds nothing.
+add_custom_target(tests_of_threads)
+
 function(switchyard_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS;LABELS;RANKS" ${ARGN})
   if(NOT ARG_TIMEOUT)
@@ -14,6 +17,9 @@ function(switchyard_test name)
   add_executable(${name} ${ARG_SOURCES} $<TARGET_OBJECTS:switchyard_faults>)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE SWITCHYARD_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  if("threads" IN_LIST ARG_LABELS)
+    add_dependencies(tests_of_threads ${name})
+  endif()
   if(ARG_RANKS)
     target_link_libraries(${name} PRIVATE ${ARG_LIBS} switchyard_test_mpi_main Catch2::Catch2)
     foreach(ranks ${ARG_RANKS})

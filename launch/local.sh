@@ -106,6 +106,7 @@ if [[ $1 != train ]]; then exec "${command[@]}"; fi
 
 # shellcheck source=launch/supervise.sh
 source "$root/launch/supervise.sh"
+if $restart; then refuse_flags_of_one_start "$@"; fi
 run=$("$binary" "${arguments[@]}" --print-run-directory)
 trap_signals
 read -r -a backoff <<<"${SWITCHYARD_BACKOFF:-10 30 90}"

@@ -33,10 +33,16 @@ wait_for_supervised() {
 supervise() {
   # In a process group of its own (set -m), so that Ctrl-C reaches the script alone. If the script
   # is killed, the command hears of it.
+  if ((stop_requested)); then
+    status=75
+    return
+  fi
   set -m
   setpriv --pdeathsig USR1 "$@" </dev/null &
   supervised_pid=$!
   set +m
+  # A signal that came before there was anybody to pass it on to.
+  if ((stop_requested)); then kill -USR1 "$supervised_pid" 2>/dev/null || true; fi
   wait_for_supervised
 }
 
@@ -103,4 +109,18 @@ record_no_progress() {
   "time": "$(date -u +%Y-%m-%dT%H:%M:%SZ)"
 }
 JSON
+}
+
+# Ends the script when the arguments hold a flag that every start would obey anew.
+refuse_flags_of_one_start() {
+  local argument
+  for argument in "$@"; do
+    case $argument in
+      --allow-fresh | --resume-step | --resume-step=*)
+        echo "$argument would count again at every restart: start once without restarts" \
+          "(launch/local.sh without --restart) with it, stop, then go on without it" >&2
+        exit 64
+        ;;
+    esac
+  done
 }

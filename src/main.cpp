@@ -107,10 +107,22 @@ void add_plan(CLI::App& app, Request& request) {
       ->add_option("--mtbf-hours", failures.rank_mtbf_hours,
                    "Mean hours between failures of one rank (its GPU and its share of the node)")
       ->check(CLI::PositiveNumber);
-  command->add_option("--save-seconds", failures.save_s, "Training stands still for a save")
+  command
+      ->add_option("--save-seconds", request.plan.save_s,
+                   "Training stands still for a save; default: 3, or by --copy-gb-per-second")
       ->check(CLI::PositiveNumber);
-  command->add_option("--persist-seconds", failures.persist_s, "From there until it is on the disk")
+  command
+      ->add_option("--persist-seconds", request.plan.persist_s,
+                   "From there until it is on the disk; default: 60, or by --write-gb-per-second")
       ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--copy-gb-per-second", request.plan.speeds.copy_gb_per_s,
+                   "Of a rank's copy to host memory: how long a save stops training")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--write-gb-per-second", request.plan.speeds.write_gb_per_s,
+                   "Of all ranks together, to the disk: how long until a save is there")
+      ->check(CLI::PositiveNumber);
   command
       ->add_option("--restart-seconds", failures.restart_s,
                    "From a failure to the first step after it")
@@ -205,11 +217,26 @@ void add_generate(CLI::App& app, Request& request) {
 }
 
 void add_inspect(CLI::App& app, Request& request) {
-  auto* command = app.add_subcommand("inspect", "Look into a run directory");
+  auto* command = app.add_subcommand("inspect", "Look into a run directory or a checkpoint");
   InspectOptions& options = request.inspect;
-  command->add_option("run", options.run_directory, "The run directory")->required();
-  auto* postmortem = command->add_flag("--postmortem", options.postmortem,
-                                       "What all ranks did before a hang, a crash or an error");
+  command->add_option("paths", options.paths, "RUN or RUN/step-*; two checkpoints for --diff")
+      ->required();
+  command->add_flag("--tensors", options.tensors, "A line for each tensor");
+  auto* modes = command->add_option_group("modes")->require_option(0, 1);
+  modes->add_flag("--verify", options.verify, "Check every byte of every checkpoint");
+  modes->add_flag("--diff", options.diff, "Where two checkpoints differ: tensor, element, state");
+  auto* garbage = modes->add_flag("--gc", options.garbage,
+                                  "Remove the checkpoints that the run would not keep");
+  auto* postmortem = modes->add_flag("--postmortem", options.postmortem,
+                                     "What all ranks did before a hang, a crash or an error");
+  command->add_flag("--dry-run", options.dry_run, "Only say what would go")->needs(garbage);
+  command->add_option("--keep-last", options.keep_last, "Default: checkpoint.keep_last of the run")
+      ->check(CLI::PositiveNumber)
+      ->needs(garbage);
+  command
+      ->add_option("--keep-every", options.keep_every, "Default: checkpoint.keep_every of the run")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(garbage);
   command->add_option("--attempt", options.attempt, "Of the job; 0: the last that left anything")
       ->needs(postmortem);
   command->add_option("--events", options.num_events, "How many of the last, all ranks together")

@@ -30,6 +30,7 @@ LAYERS = {
                    "optim/zero_optimizer.h", "config"] + PARALLEL,
     "train": ["checkpoint", "pipeline", "optim", "model", "data", "config"] + PARALLEL,
     "verify": ["train", "pipeline", "optim", "model", "data", "config"] + PARALLEL,
+    "inspect": ["checkpoint", "train/exit_record.h", "train/goodput.h"] + LOWEST,
     "plan": ["pipeline/schedule.h", "pipeline/simulator.h", "config"] + LOWEST,
     "generate": ["checkpoint", "model", "data", "config"] + PARALLEL,
 }

@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "comm/collective_error.h"
 #include "core/error.h"
 
 namespace switchyard {
@@ -64,12 +65,6 @@ void BackgroundTask::start(std::function<void()> work) {
   }).detach();
 }
 
-void BackgroundTask::run(const std::function<void()>& work) {
-  SY_CHECK(status() != Status::kRunning, "work is running in the background already");
-  shared_ = std::make_shared<Shared>();
-  shared_->run(work);
-}
-
 BackgroundTask::Status BackgroundTask::status() const {
   if (!shared_) return Status::kIdle;
   const std::scoped_lock lock(shared_->mutex);
@@ -91,6 +86,24 @@ bool BackgroundTask::wait_for(double seconds) const {
     return true;
   }
   return shared_->ended.wait_for(lock, std::chrono::duration<double>(seconds), has_ended);
+}
+
+void agree_in_background(Communicator& world, std::function<void()> work) {
+  constexpr std::chrono::milliseconds kPause(1);
+  std::exception_ptr failure;
+  BackgroundTask task;
+  task.start([&failure, work = std::move(work)] {
+    try {
+      work();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  });
+  const auto runs = [&] { return task.status() == BackgroundTask::Status::kRunning ? 1.0 : 0.0; };
+  while (world.all_reduce_max_host(runs()) > 0) std::this_thread::sleep_for(kPause);
+  agree(world, [&] {
+    if (failure) std::rethrow_exception(failure);
+  });
 }
 
 }  // namespace switchyard

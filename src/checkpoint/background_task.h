@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 
+#include "comm/communicator.h"
+
 namespace switchyard {
 
 class BackgroundTask {
@@ -19,8 +21,6 @@ class BackgroundTask {
 
   // Nothing may be running. An exception of `work` makes its status kFailed.
   void start(std::function<void()> work);
-  // The same on the caller's thread: it is over on return.
-  void run(const std::function<void()>& work);
 
   Status status() const;
   std::string error() const;  // of work that failed
@@ -35,5 +35,10 @@ class BackgroundTask {
   struct Shared;  // between this object and the thread, which may outlive it
   std::shared_ptr<Shared> shared_;
 };
+
+// agree() (comm/collective_error.h) with `work`, which must make no MPI call, on a thread of every
+// rank, while all ranks poll: what takes long on one of them, a slow disk, say, is no hang.
+// Collective.
+void agree_in_background(Communicator& world, std::function<void()> work);
 
 }  // namespace switchyard

@@ -6,12 +6,17 @@
 #include <utility>
 
 #include "checkpoint/machine_memory.h"
+#include "checkpoint/run_names.h"
 #include "comm/collective_error.h"
 #include "core/fault.h"
 #include "core/log.h"
 
 namespace switchyard {
 namespace {
+
+constexpr std::chrono::milliseconds kPause(1);  // between votes where training waits
+constexpr int kTries = 10;       // votes at one border for phases that mostly end at once
+constexpr double kLastWait = 2;  // seconds for a thread whose work nobody needs any more
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -55,7 +60,8 @@ Checkpointer::Checkpointer(const SaveSettings& settings, Communicator& world, Ba
 }
 
 Checkpointer::~Checkpointer() {
-  if (!task_.wait_for(settings_.timeout_s)) task_.abandon();
+  if (feed_) feed_->close();
+  if (!task_.wait_for(kLastWait)) task_.abandon();
 }
 
 // Copies of all ranks of a host have to fit into its memory beside what is there.
@@ -73,6 +79,7 @@ void Checkpointer::choose_mode(const SaveSettings& settings) {
 
 void Checkpointer::begin(SaveContents contents) {
   SY_CHECK(!is_busy(), "a save is under way");
+  fault_point("checkpoint.begin");
   contents_ = std::move(contents);
   save_began_ = now_s();
   if (is_async_) {
@@ -85,27 +92,50 @@ void Checkpointer::begin(SaveContents contents) {
         "still for {:.0f} ms",
         contents_.step, megabytes(bytes()), max_over_mean_bytes(), 1e3 * (now_s() - save_began_));
   start_opening();
-  if (!is_async_) finish();
+  if (is_async_)
+    advance();
+  else
+    finish();
+}
+
+Checkpointer::TaskState Checkpointer::task_state() const {
+  switch (task_.status()) {
+    case BackgroundTask::Status::kRunning:
+      return now_s() - phase_began_ > settings_.timeout_s ? TaskState::kHangs : TaskState::kRuns;
+    case BackgroundTask::Status::kFailed:
+      return TaskState::kFailed;
+    default:
+      return TaskState::kDone;
+  }
+}
+
+// Returns what became of this rank's task; moves on when nobody's runs any more.
+Checkpointer::TaskState Checkpointer::vote() {
+  const TaskState mine = task_state();
+  const bool failed = mine == TaskState::kFailed || mine == TaskState::kHangs;
+  std::vector<double> votes = {mine == TaskState::kRuns ? 1.0 : 0.0, failed ? 1.0 : 0.0};
+  control_->all_reduce_sum_host(votes);
+  if (votes[0] > 0) return TaskState::kRuns;
+  if (votes[1] > 0)
+    handle_failure(mine);
+  else
+    enter_next_phase();
+  return mine;
 }
 
 void Checkpointer::advance() {
-  if (!is_busy()) return;
-  const BackgroundTask::Status status = task_.status();
-  const bool runs = status == BackgroundTask::Status::kRunning;
-  const bool failed = status == BackgroundTask::Status::kFailed || task_hangs();
-  std::vector<double> votes = {runs && !failed ? 1.0 : 0.0, failed ? 1.0 : 0.0};
-  control_->all_reduce_sum_host(votes);
-  if (votes[0] > 0) return;
-  if (votes[1] > 0) return handle_failure();
-  enter_next_phase();
+  for (int i = 0; i < kTries && is_busy(); ++i) {
+    const TaskState state = vote();
+    if (phase_ == Phase::kWriting || phase_ == Phase::kCommitting) return;
+    if (state == TaskState::kRuns) std::this_thread::sleep_for(kPause);
+  }
 }
 
 void Checkpointer::finish() {
   backend_.marks().enter(RunPhase::kSave);
   while (is_busy()) {
-    advance();
-    if (task_.status() == BackgroundTask::Status::kRunning)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    serve_writer();
+    if (vote() == TaskState::kRuns) std::this_thread::sleep_for(kPause);
   }
 }
 
@@ -121,6 +151,7 @@ void Checkpointer::enter_next_phase() {
       return conclude();
     case Phase::kCleaning:
     case Phase::kDiscarding:
+      fault_point("checkpoint.cleaned");
       phase_ = Phase::kIdle;
       break;
   }
@@ -134,16 +165,13 @@ void Checkpointer::start(Phase phase, std::function<void()> work) {
     set_fault_rank(rank);
     work();
   };
-  if (is_async_)
-    task_.start(std::move(on_this_rank));
-  else
-    task_.run(on_this_rank);
+  task_.start(std::move(on_this_rank));
 }
 
 void Checkpointer::start_on_rank_0(Phase phase, std::function<void(RunDirectory&)> work) {
   phase_ = phase;
   phase_began_ = now_s();
-  if (!run_) return;
+  if (!run_) return task_.abandon();  // how this rank's last work ended has been dealt with
   start(phase, [run = run_, mutex = run_mutex_, work = std::move(work)] {
     const std::scoped_lock lock(*mutex);
     work(*run);
@@ -159,14 +187,18 @@ void Checkpointer::start_opening() {
 
 HeldBytes Checkpointer::held_bytes() {
   if (is_async_) return [snapshot = snapshot_](size_t held) { return snapshot->bytes(held); };
-  return [this, bytes = std::vector<std::byte>()](size_t held) mutable {
+  feed_ = std::make_shared<TensorFeed>();
+  return [feed = feed_](size_t held) { return feed->ask(held); };
+}
+
+void Checkpointer::serve_writer() {
+  if (!feed_) return;
+  feed_->serve([this](size_t held, std::vector<std::byte>& bytes) {
     const Tensor& data = held_[held].data;
     bytes.resize(static_cast<size_t>(data.bytes()));
     backend_.download(backend_.compute_queue(), bytes.data(), data);
     backend_.host_wait(backend_.record(backend_.compute_queue()));
-    backend_.marks().worked(data.bytes());
-    return std::span<const std::byte>(bytes);
-  };
+  });
 }
 
 void Checkpointer::start_writing() {
@@ -175,6 +207,7 @@ void Checkpointer::start_writing() {
   control_->broadcast_host(text, 0);
   const auto [staging, id] = destination_from_text(text);
   *staging_ = staging;
+  fault_point("checkpoint.opened");
   report_ = std::make_shared<RankReport>();
   start(Phase::kWriting,
         [storage = storage_, staging = staging, id = id, plan = plan_, rank = control_->rank(),
@@ -223,15 +256,24 @@ void Checkpointer::conclude() {
   });
 }
 
-bool Checkpointer::task_hangs() const {
-  return task_.status() == BackgroundTask::Status::kRunning &&
-         now_s() - phase_began_ > settings_.timeout_s;
+void Checkpointer::go_back_to(int64_t step) {
+  SY_CHECK(!is_busy(), "a save is under way");
+  committed_.reset();
+  agree(*control_, [&] {
+    if (!run_) return;
+    const std::scoped_lock lock(*run_mutex_);
+    run_->go_back_to(step);
+  });
 }
 
-std::string Checkpointer::my_failure() const {
-  if (task_.status() == BackgroundTask::Status::kFailed) return task_.error();
-  if (!task_hangs()) return "";
-  return fmt::format("{}: no answer for {:.0f} s (checkpoint.save_timeout)", *staging_,
+std::string Checkpointer::failure_text(TaskState mine) const {
+  if (mine == TaskState::kFailed) return task_.error();
+  if (mine != TaskState::kHangs) return "";
+  // While rank 0 makes the staging directory, its name is the thread's.
+  const std::string where = phase_ == Phase::kWriting
+                                ? join(*staging_, shard_name(control_->rank()))
+                                : join(run_->path(), kManifestFile);
+  return fmt::format("{}: no answer for {} s (checkpoint.save_timeout)", where,
                      settings_.timeout_s);
 }
 
@@ -240,24 +282,25 @@ void Checkpointer::log_failure(const std::vector<std::string>& texts) const {
   for (size_t rank = 0; rank < texts.size(); ++rank)
     if (!texts[rank].empty())
       text += fmt::format("{}rank {}: {}", text.empty() ? "" : "; ", rank, texts[rank]);
-  const bool is_cleaning = phase_ == Phase::kCleaning || phase_ == Phase::kDiscarding;
-  if (is_cleaning)
+  if (is_tidying())
     spdlog::warn("old files of the run were not removed: {}", text);
   else
     spdlog::error("step {} is NOT saved ({} failed {} in a row): {}", contents_.step, failures_,
                   failures_ == 1 ? "save" : "saves", text);
 }
 
-void Checkpointer::handle_failure() {
-  const bool is_cleaning = phase_ == Phase::kCleaning || phase_ == Phase::kDiscarding;
-  if (!is_cleaning) ++failures_;
-  const std::vector<std::string> texts = control_->gather_host(my_failure(), 0);
+void Checkpointer::abandon_task() {
+  if (feed_) feed_->close();
+  task_.abandon();
+  snapshot_ = nullptr;  // the thread may still read it
+}
+
+void Checkpointer::handle_failure(TaskState mine) {
+  if (!is_tidying()) ++failures_;
+  const std::vector<std::string> texts = control_->gather_host(failure_text(mine), 0);
   if (run_) log_failure(texts);
-  if (task_hangs()) {
-    task_.abandon();
-    snapshot_ = nullptr;  // the thread may still read it
-  }
-  if (is_cleaning) {
+  if (mine == TaskState::kHangs) abandon_task();
+  if (is_tidying()) {
     phase_ = Phase::kIdle;
     return;
   }

@@ -13,7 +13,7 @@
 // for longer than `timeout_s`. The third failure in a row is the end (kStorage).
 //
 // Synchronous saves (`async` false, or too little memory for the copies) go through the same phases
-// inside begin(), on the main thread, from the device.
+// inside begin(): the threads get one tensor at a time (tensor_feed.h).
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,7 @@
 #include "checkpoint/run_directory.h"
 #include "checkpoint/save_plan.h"
 #include "checkpoint/snapshot.h"
+#include "checkpoint/tensor_feed.h"
 #include "comm/communicator.h"
 
 namespace switchyard {
@@ -58,7 +59,7 @@ class Checkpointer {
   Checkpointer(const SaveSettings& settings, Communicator& world, Backend& backend,
                std::vector<HeldTensor> held, std::shared_ptr<Storage> storage,
                std::shared_ptr<RunDirectory> run);
-  // Waits for this rank's thread, at most timeout_s. What was not committed is not.
+  // What was not committed is not. Waits for this rank's thread, but not for long.
   ~Checkpointer();
   Checkpointer(const Checkpointer&) = delete;
   Checkpointer& operator=(const Checkpointer&) = delete;
@@ -77,24 +78,32 @@ class Checkpointer {
   // Until it is committed or has failed.
   void finish();
 
-  std::optional<int64_t> committed_step() const { return committed_; }  // the last by this object
+  // The last by this object, since go_back_to().
+  std::optional<int64_t> committed_step() const { return committed_; }
+  // RunDirectory::go_back_to() on rank 0; collective, not busy.
+  void go_back_to(int64_t step);
 
  private:
   enum class Phase { kIdle, kOpening, kWriting, kCommitting, kCleaning, kDiscarding };
+  enum class TaskState { kRuns, kDone, kFailed, kHangs };
 
   void choose_mode(const SaveSettings& settings);
   HeldBytes held_bytes();
+  void serve_writer();
   void start(Phase phase, std::function<void()> work);
   void start_on_rank_0(Phase phase, std::function<void(RunDirectory&)> work);
+  TaskState task_state() const;
+  TaskState vote();
   void enter_next_phase();
   void start_opening();
   void start_writing();
   void start_committing();
   void conclude();
-  void handle_failure();
-  std::string my_failure() const;
-  bool task_hangs() const;
+  void handle_failure(TaskState mine);
+  bool is_tidying() const { return phase_ == Phase::kCleaning || phase_ == Phase::kDiscarding; }
+  std::string failure_text(TaskState mine) const;
   void log_failure(const std::vector<std::string>& texts) const;
+  void abandon_task();
 
   const SaveSettings settings_;
   std::unique_ptr<Communicator> control_;
@@ -105,7 +114,8 @@ class Checkpointer {
   std::shared_ptr<RunDirectory> run_;
   std::shared_ptr<std::mutex> run_mutex_;  // of *run_, which a hanging thread may still use
   bool is_async_ = true;
-  std::shared_ptr<Snapshot> snapshot_;
+  std::shared_ptr<Snapshot> snapshot_;  // of asynchronous saves
+  std::shared_ptr<TensorFeed> feed_;    // of a synchronous save
 
   BackgroundTask task_;
   Phase phase_ = Phase::kIdle;

@@ -36,6 +36,10 @@ File File::open_to_change(const std::string& path) {
   return File(path, open(path.c_str(), O_RDWR | O_CLOEXEC));
 }
 
+File File::open_or_create(const std::string& path) {
+  return File(path, open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+}
+
 File File::open_of_checkpoint(const std::string& path) {
   // Not blocking: opening a pipe would wait for its writer.
   const int descriptor = open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);

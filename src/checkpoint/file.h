@@ -14,6 +14,8 @@ class File {
   // Any file that the user named.
   static File open_to_read(const std::string& path);
   static File open_to_change(const std::string& path);  // what it holds stays
+  static File open_or_create(
+      const std::string& path);  // the same; an empty one where there is none
   // A file of a checkpoint. Error (kData) where there is none, or something else than a file, a
   // symbolic link for one.
   static File open_of_checkpoint(const std::string& path);

@@ -68,28 +68,28 @@ bool is_wanted(const SavedTensor& tensor, LoadScope scope) {
 }
 
 // The elements of `common`, which lies in the chunk, in its own order.
-void read_box(const ChunkReader& read, const Chunk& chunk, const Box& common, int64_t item,
-              std::span<std::byte> out) {
+void read_common(const ChunkReader& read, const Chunk& chunk, const Box& common, int64_t item,
+                 std::span<std::byte> out) {
   for_each_run(chunk.box.shape, counted_from(chunk.box, common), [&](const Run& run) {
     read(chunk, run.whole * item,
          out.subspan(static_cast<size_t>(run.part * item), static_cast<size_t>(run.count * item)));
   });
 }
 
-// What of the held box lies in the chunk, to its places in `host`, which holds the box. Returns the
+// What of the box lies in the chunk, to its places in `host`, which holds the box. Returns the
 // number of elements.
-int64_t read_part(const ChunkReader& read, const Chunk& chunk, const HeldTensor& held,
+int64_t read_part(const ChunkReader& read, const Chunk& chunk, DType dtype, const Box& box,
                   std::span<std::byte> host) {
-  const Box common = intersection(chunk.box, held.box);
+  const Box common = intersection(chunk.box, box);
   const int64_t numel = common.numel();
-  const auto item = static_cast<int64_t>(size_in_bytes(held.data.dtype()));
+  const auto item = static_cast<int64_t>(size_in_bytes(dtype));
   if (numel == 0) return 0;
-  if (common == held.box) {
-    read_box(read, chunk, common, item, host);
+  if (common == box) {
+    read_common(read, chunk, common, item, host);
   } else {
     std::vector<std::byte> part(static_cast<size_t>(numel * item));
-    read_box(read, chunk, common, item, part);
-    copy_into(host, {held.data.dtype(), held.box.shape}, counted_from(held.box, common), part);
+    read_common(read, chunk, common, item, part);
+    copy_into(host, {dtype, box.shape}, counted_from(box, common), part);
   }
   return numel;
 }
@@ -101,7 +101,8 @@ void load_tensor(const SavedTensor& saved, const ChunkReader& read,
   for (const HeldTensor* part : held) host.emplace_back(static_cast<size_t>(part->data.bytes()));
   std::vector<int64_t> filled(held.size(), 0);
   for (const Chunk& chunk : saved.chunks)
-    for (size_t i = 0; i < held.size(); ++i) filled[i] += read_part(read, chunk, *held[i], host[i]);
+    for (size_t i = 0; i < held.size(); ++i)
+      filled[i] += read_part(read, chunk, saved.dtype, held[i]->box, host[i]);
   for (size_t i = 0; i < held.size(); ++i) {
     SY_REQUIRE(kData, filled[i] == held[i]->box.numel(),
                "the checkpoint has {} of the {} elements {} of tensor \"{}\"", filled[i],
@@ -122,6 +123,18 @@ void check_contents(const Manifest& manifest, const std::vector<Region>& regions
     if (is_wanted(tensor, scope) && expected.count(key) == 0)
       problems.add(fmt::format("\"{}\" is not a tensor of this run", key));
   problems.require_none(where, "the checkpoint does not fit the run");
+}
+
+std::vector<std::byte> read_box(const SavedTensor& tensor, const Box& box,
+                                const ChunkReader& read) {
+  const int64_t numel = box.numel();
+  std::vector<std::byte> bytes(static_cast<size_t>(numel) * size_in_bytes(tensor.dtype));
+  int64_t filled = 0;
+  for (const Chunk& chunk : tensor.chunks)
+    filled += read_part(read, chunk, tensor.dtype, box, bytes);
+  SY_REQUIRE(kData, filled == numel, "the checkpoint has {} of the {} elements {}", filled, numel,
+             box_text(box));
+  return bytes;
 }
 
 void load_state(const Manifest& manifest, const ChunkReader& read,

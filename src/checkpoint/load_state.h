@@ -31,6 +31,9 @@ void check_contents(const Manifest& manifest, const std::vector<Region>& regions
 using ChunkReader =
     std::function<void(const Chunk& chunk, int64_t begin, std::span<std::byte> out)>;
 
+// The elements of a box of a tensor, row-major. Error (kData): the chunks do not have all of them.
+std::vector<std::byte> read_box(const SavedTensor& tensor, const Box& box, const ChunkReader& read);
+
 // Fills HeldTensor::data. Asks `read` for exactly the bytes needed, in the longest stretches that
 // lie side by side in their chunk, chunk by chunk and mostly forward. Error (kData): a held tensor
 // that the manifest does not have in this form, or not completely. Needs host memory for what is

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <functional>
 #include <limits>
@@ -17,16 +18,39 @@ std::string host_name() {
   return name;
 }
 
-}  // namespace
+constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
 
-int64_t available_host_memory() {
+int64_t available_to_all() {
   std::ifstream file("/proc/meminfo");
   std::string key, unit;
   for (int64_t kibibytes = 0; file >> key >> kibibytes;) {
     if (key == "MemAvailable:") return kibibytes * 1024;
     std::getline(file, unit);
   }
-  return std::numeric_limits<int64_t>::max();
+  return kUnlimited;
+}
+
+// "max", as cgroup v2 says for no limit, is no number either.
+int64_t number_in(const std::string& path) {
+  int64_t number = kUnlimited;
+  std::ifstream file(path);
+  return file >> number ? number : kUnlimited;
+}
+
+int64_t left_in_cgroup(const std::string& limit_file, const std::string& usage_file) {
+  const int64_t limit = number_in(limit_file), usage = number_in(usage_file);
+  if (limit == kUnlimited || usage == kUnlimited) return kUnlimited;
+  return std::max<int64_t>(limit - usage, 0);
+}
+
+}  // namespace
+
+int64_t available_host_memory() {
+  const std::string cgroup = "/sys/fs/cgroup/";
+  return std::min({available_to_all(),
+                   left_in_cgroup(cgroup + "memory.max", cgroup + "memory.current"),
+                   left_in_cgroup(cgroup + "memory/memory.limit_in_bytes",
+                                  cgroup + "memory/memory.usage_in_bytes")});
 }
 
 int64_t sum_over_host(Communicator& world, int64_t value) {

@@ -7,8 +7,8 @@
 
 namespace switchyard {
 
-// Bytes that can be had without pushing anything out (MemAvailable of /proc/meminfo); where nobody
-// says, as many as there are numbers.
+// Bytes that can be had without pushing anything out: MemAvailable of /proc/meminfo, and what the
+// limit of this process's cgroup leaves. Where nobody says, as many as there are numbers.
 int64_t available_host_memory();
 
 // Sum of `value` over the ranks of `world` on my host. Collective.

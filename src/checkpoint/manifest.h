@@ -87,4 +87,8 @@ constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
 // file. Error (kData) with `path` and the place.
 Manifest parse_manifest(const std::string& text, const std::string& path);
 
+// Whether a later version of the program has written the manifest: parse_manifest() refuses it, but
+// it is not damaged.
+bool is_newer_manifest(const std::string& text);
+
 }  // namespace switchyard

@@ -34,28 +34,39 @@ void require_known_format(const json& manifest, const std::string& path) {
              shown(*format), expected);
 }
 
-// Before anything else: nothing is to be learnt from a manifest of wrong bytes.
-void check_checksum(const std::string& text, const std::string& path) {
+struct FoundChecksum {
+  bool is_there = false;  // the text ends in one
+  uint32_t says = 0, expected = 0;
+};
+
+FoundChecksum find_checksum(const std::string& text) {
   const size_t ending_bytes = checksum_ending(0).size();
   const std::string body = text.substr(0, text.size() - std::min(text.size(), ending_bytes));
   // The digits of the checksum are the end but for "\"}\n".
   constexpr size_t kDigits = 2 * kCrcBytes, kBehindDigits = 3;
-  uint32_t found = 0;
+  FoundChecksum found;
   if (text.size() >= kDigits + kBehindDigits)
     std::from_chars(text.data() + text.size() - kBehindDigits - kDigits,
-                    text.data() + text.size() - kBehindDigits, found, 16);
-  if (text != body + checksum_ending(found)) {
+                    text.data() + text.size() - kBehindDigits, found.says, 16);
+  found.is_there = text == body + checksum_ending(found.says);
+  const std::string zeroed = body + checksum_ending(0);
+  found.expected = crc32c(std::as_bytes(std::span(zeroed)));
+  return found;
+}
+
+// Before anything else: nothing is to be learnt from a manifest of wrong bytes.
+void check_checksum(const std::string& text, const std::string& path) {
+  const FoundChecksum found = find_checksum(text);
+  if (!found.is_there) {
     // A format to come may end in some other way.
     require_known_format(parse_strict_json(text, kMaxDepth, path, "the manifest"), path);
     fail(ExitCode::kData, __FILE__, __LINE__,
          fmt::format("{}: the manifest does not end in its checksum: it was cut off or changed",
                      path));
   }
-  const std::string zeroed = body + checksum_ending(0);
-  const uint32_t expected = crc32c(std::as_bytes(std::span(zeroed)));
-  SY_REQUIRE(kData, found == expected,
+  SY_REQUIRE(kData, found.says == found.expected,
              "{}: the manifest is corrupt: checksum {} of its bytes, but it says {}", path,
-             hex_text(expected, kCrcBytes), hex_text(found, kCrcBytes));
+             hex_text(found.expected, kCrcBytes), hex_text(found.says, kCrcBytes));
 }
 
 // Looking up a key of ordered JSON takes time proportional to their number.
@@ -255,6 +266,22 @@ SavedTensor parse_tensor(const std::string& key, const json& value, const Manife
 
 bool is_tensor_key(const std::string& key) {
   return !key.empty() && key.size() <= kMaxTensorKey && consists_of(key, "._-/");
+}
+
+bool is_newer_manifest(const std::string& text) {
+  const std::string begin = fmt::format("{{\"format\": \"{}", kManifestFormat);
+  if (!text.starts_with(begin)) return false;
+  const auto version_of = [](const char* first, const char* last) {
+    int version = 0;
+    std::from_chars(first, last, version);
+    return version;
+  };
+  const std::string_view known = kManifestVersion;
+  if (version_of(text.data() + begin.size(), text.data() + text.size()) <=
+      version_of(known.data(), known.data() + known.size()))
+    return false;
+  const FoundChecksum found = find_checksum(text);
+  return !found.is_there || found.says == found.expected;
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& path) {

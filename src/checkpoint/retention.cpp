@@ -46,7 +46,7 @@ std::vector<RunEntry> expired_entries(const std::string& run, const std::string&
         ++num_whole;
         continue;
       }
-      if (entry.step == loaded_step && newest <= loaded_step) continue;
+      if (entry.step == loaded_step) continue;
       if (retention.keep_every > 0 && entry.step % retention.keep_every == 0) continue;
     } else if (entry.kind != RunEntryKind::kSuperseded || entry.step > newest) {
       continue;

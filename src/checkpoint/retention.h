@@ -1,7 +1,7 @@
 // Which checkpoints of a run are kept. Kept are: the newest few, every so many steps for ever, at
-// least two that are whole, the one the run was loaded from until it has committed a later one,
-// and what a user has pinned with a file PINNED inside. Removed is only what this run has written:
-// never a directory whose manifest cannot be read or is another run's.
+// least two that are whole, the one that the job at work was loaded from, whose bytes it knows to
+// be right, and what a user has pinned with a file PINNED inside. Removed is only what this run has
+// written: never a directory whose manifest cannot be read or is another run's.
 #pragma once
 
 #include <cstdint>

@@ -18,8 +18,6 @@
 namespace switchyard {
 namespace {
 
-constexpr int64_t kMaxRunFileBytes = 64 << 10;
-
 // The directory `path`, made if need be; without a slash at its end.
 std::string open_directory(Storage& storage, std::string path) {
   while (path.size() > 1 && path.ends_with('/')) path.pop_back();
@@ -73,8 +71,10 @@ RunDirectory::RunDirectory(Storage& storage, std::string path, const Options& op
   remove_leftovers();  // before anything is written: the disk may be full of them
   probe();
   identity_ = find_identity();
-  ++identity_.attempts;
-  replace_file(storage_, join(path_, kRunFile), to_json(identity_));
+  if (options.is_attempt) {
+    ++identity_.attempts;
+    replace_file(storage_, join(path_, kRunFile), to_json(identity_));
+  }
   if (options.allow_fresh && !is_new()) begin_anew();
 }
 
@@ -137,7 +137,7 @@ RunIdentity RunDirectory::find_identity() const {
   const std::string run_file = join(path_, kRunFile);
   if (exists(run_file)) {
     try {
-      return parse_run_file(read_file_of_checkpoint(run_file, kMaxRunFileBytes), run_file);
+      return read_run_file(run_file);
     } catch (const Error& error) {
       if (error.code() != ExitCode::kData) throw;
       spdlog::warn("{}; made again from the checkpoints", error.what());
@@ -168,8 +168,8 @@ void RunDirectory::begin_anew() {
 std::string RunDirectory::begin_save(int64_t step) {
   const std::string staging = path_of(RunEntryKind::kStaging, step);
   if (exists(staging)) remove_tree(storage_, staging);  // discard_save() failed
+  // Its name is durable no sooner than the step's that it becomes.
   storage_.make_directory(staging);
-  storage_.sync_directory(path_);
   return staging;
 }
 
@@ -177,11 +177,12 @@ RunDirectory::Commit RunDirectory::commit(const Manifest& manifest) {
   const int64_t step = manifest.id.step;
   SY_CHECK(manifest.id == id_of(step), "the manifest of step {} is of another attempt", step);
   if (holds_same(step_directory(step), manifest)) {
-    storage_.sync_directory(path_);  // the job that put it there may have been killed before it did
+    storage_.sync_directory(path_);  // it may be there because this very sync has failed before
     discard_save(step);
     return Commit::kKept;
   }
   write_manifest(manifest);
+  SY_CHECK(manifest.id == id_of(step), "the run went back while step {} was committed", step);
   put_in_place(step);
   point_latest_to(step);
   return Commit::kCommitted;

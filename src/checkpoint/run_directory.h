@@ -6,7 +6,7 @@
 // finished is never taken for one. The order of the steps below is what that rests on
 // (tests/checkpoint/test_power_loss.cpp goes through every crash):
 //
-//   begin_save   the directory .staging-S-A, durably
+//   begin_save   the directory .staging-S-A
 //   ...          each rank's files in it, synced (shard_file.h)
 //   commit       manifest.json in it, synced; the names in it, synced; its name becomes step-S,
 //                synced; LATEST, which is for people, may fail and may be one checkpoint behind.
@@ -34,6 +34,7 @@ class RunDirectory {
     double lock_wait_s = 10;   // for the job before to end
     bool allow_fresh = false;  // put aside what there is, and begin anew as another run
     std::string job_id = {};   // of the scheduler, for people
+    bool is_attempt = true;    // false: only tidies up, and is not counted
   };
 
   // Makes the directory if need be, in a directory that is there, and takes its lock; removes what

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "checkpoint/checksum.h"
+#include "checkpoint/file.h"
 #include "checkpoint/strict_json.h"
 #include "core/error.h"
 
@@ -16,6 +17,7 @@ namespace switchyard {
 namespace {
 
 constexpr const char* kFormat = "switchyard-run/1";
+constexpr int64_t kMaxRunFileBytes = 64 << 10;
 
 }  // namespace
 
@@ -48,6 +50,10 @@ RunIdentity parse_run_file(const std::string& text, const std::string& path) {
   }
   SY_REQUIRE(kData, to_json(identity) == text, "{}: damaged, or not written by this program", path);
   return identity;
+}
+
+RunIdentity read_run_file(const std::string& path) {
+  return parse_run_file(read_file_of_checkpoint(path, kMaxRunFileBytes), path);
 }
 
 }  // namespace switchyard

@@ -19,5 +19,7 @@ std::string random_id();
 std::string to_json(const RunIdentity& identity);
 // Strict, with a checksum: error (kData) with `path` for anything that to_json() does not give.
 RunIdentity parse_run_file(const std::string& text, const std::string& path);
+// Of a file. Errors: as above, and File::open_of_checkpoint().
+RunIdentity read_run_file(const std::string& path);
 
 }  // namespace switchyard

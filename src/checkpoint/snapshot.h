@@ -17,6 +17,7 @@ class Snapshot {
   // Takes the memory, and touches it, so that the first copy is as fast as later ones.
   explicit Snapshot(const std::vector<HeldTensor>& held);
 
+  // After each tensor is a fault point, "checkpoint.snapshot".
   void take(const std::vector<HeldTensor>& held, Backend& backend);  // those it was made for
   std::span<const std::byte> bytes(size_t held) const;
 

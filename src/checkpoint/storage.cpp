@@ -187,6 +187,7 @@ void replace_file(Storage& storage, const std::string& path, const std::string& 
 }
 
 int64_t free_bytes(const std::string& directory) {
+  if (fault_point("checkpoint.free_bytes") == Fault::kEnospc) return 0;
   struct statvfs disk = {};
   SY_REQUIRE(kStorage, statvfs(directory.c_str(), &disk) == 0, "cannot examine the disk of {}: {}",
              directory, std::generic_category().message(errno));

@@ -87,7 +87,8 @@ void write_file(Storage& storage, const std::string& path, const std::string& te
 // write_file(), and the new file is there for good.
 void replace_file(Storage& storage, const std::string& path, const std::string& text);
 
-// What an ordinary user may still write to the file system of a directory.
+// What an ordinary user may still write to the file system of a directory. A fault point,
+// "checkpoint.free_bytes".
 int64_t free_bytes(const std::string& directory);
 
 }  // namespace switchyard

@@ -15,10 +15,10 @@ std::string without_leftover(std::string temporary_path) {
 
 }  // namespace
 
-TemporaryFile::TemporaryFile(Storage& storage, std::string path)
+TemporaryFile::TemporaryFile(Storage& storage, std::string path, const std::string& suffix)
     : storage_(storage),
       path_(std::move(path)),
-      temporary_path_(without_leftover(path_ + ".tmp")),
+      temporary_path_(without_leftover(path_ + suffix)),
       file_(storage_, temporary_path_) {}
 
 TemporaryFile::~TemporaryFile() {

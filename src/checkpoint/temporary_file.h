@@ -1,5 +1,5 @@
-// TemporaryFile: a file that takes its name when it is complete. Until commit() it is called
-// `path`.tmp; then, durably, `path`, in place of what was there.
+// TemporaryFile: a file that takes its name when it is complete. Until commit() its name has the
+// suffix; then, durably, it is `path`, in place of what was there.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,9 @@ namespace switchyard {
 
 class TemporaryFile {
  public:
-  // Replaces what a crash left as `path`.tmp.
-  TemporaryFile(Storage& storage, std::string path);
+  // Replaces what a crash left under the temporary name. Writers at the same time need different
+  // suffixes.
+  TemporaryFile(Storage& storage, std::string path, const std::string& suffix = ".tmp");
   ~TemporaryFile();  // without commit(): removes the temporary file
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;

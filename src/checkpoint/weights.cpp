@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include "checkpoint/background_task.h"
 #include "checkpoint/box.h"
 #include "checkpoint/declarations.h"
 #include "checkpoint/held_state.h"
@@ -86,7 +87,7 @@ void save_weights(const std::string& path, const ParameterList& parameters, cons
       if (writes) writer->write(entry.first, put_together(entry.second, parts));
     });
   }
-  agree(world, [&] {
+  agree_in_background(world, [&] {
     if (writes) writer->finish();
   });
 }

@@ -103,6 +103,8 @@ void Communicator::use(Backend& backend) {
 // A group of one waits for nobody: nothing to mark.
 void Communicator::begin_call(CallKind kind, int64_t bytes, std::span<const Message> sends,
                               std::span<const Message> receives) {
+  SY_CHECK(std::this_thread::get_id() == owner_,
+           "{}: {} is called by a thread that did not make the communicator", who(), name_of(kind));
   const int64_t sequence = kind == CallKind::kSendReceive ? ++num_exchanges_ : ++num_collectives_;
   call_at_hand_ = kind;
   if (backend_ == nullptr || !is_marked() || size_ == 1) return;

@@ -10,6 +10,10 @@
 // below, in which a group of one copies nothing. The functions ending in _host are for small host
 // values (counts, votes, metrics) and return when the result is there.
 //
+// A communicator belongs to the thread that made it, and checks that no other calls it: MPI is
+// initialized for one thread, and ranks would no longer call the same collectives in the same
+// order.
+//
 // A communicator blocks until it is given a backend. From then on a collective may return before it
 // is done, any number may be in flight, on one communicator and on several, and the backend
 // completes their events; waiting for one event lets all of them advance, and so do the _host
@@ -23,6 +27,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "backend/backend.h"
@@ -114,7 +119,7 @@ class Communicator {
 
  protected:
   Communicator(int rank, int size, std::string name)
-      : rank_(rank), size_(size), name_(std::move(name)) {}
+      : rank_(rank), size_(size), name_(std::move(name)), owner_(std::this_thread::get_id()) {}
 
   std::string who() const;  // "ep (rank 1 of 4)", the beginning of every error message
 
@@ -165,6 +170,7 @@ class Communicator {
   int rank_;
   int size_;
   std::string name_;
+  std::thread::id owner_;
   Backend* backend_ = nullptr;
   TrafficReport traffic_;
   uint64_t id_ = 1;  // of world

@@ -8,6 +8,9 @@
 namespace switchyard {
 namespace {
 
+// Every level costs a longer path, and recursion later on.
+constexpr size_t kMaxDepth = 64;
+
 // Hands the text to nlohmann's lexer one character at a time and counts them: that is how a SAX
 // callback knows where it is.
 class CountingIterator {
@@ -62,6 +65,7 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
   bool binary(binary_t&) override { return false; }  // not in text
 
   bool start_object(size_t) override {
+    if (is_too_deep()) return false;
     if (!arrays_.empty()) {
       problem(path(), here(1), "an object is not expected inside a list");
       return false;
@@ -89,6 +93,7 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
   }
 
   bool start_array(size_t) override {
+    if (is_too_deep()) return false;
     if (arrays_.empty()) where_of_array_ = here(1);
     arrays_.push_back(Json::array());
     return true;
@@ -120,6 +125,12 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
   }
 
  private:
+  bool is_too_deep() {
+    if (open_.size() + arrays_.size() < kMaxDepth) return false;
+    problem("", here(1), fmt::format("nested more than {} deep", kMaxDepth));
+    return true;
+  }
+
   bool add(Json value) {
     if (!arrays_.empty())
       arrays_.back().push_back(std::move(value));
@@ -184,6 +195,11 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
   std::string where_of_key_, where_of_array_;
 };
 
+bool is_utf8(const std::string& text) {
+  const std::string replaced = Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+  return Json::parse(replaced) == text;
+}
+
 Node* find_mutable(Node& root, std::string_view pointer) {
   if (root.pointer == pointer) return &root;
   for (Node& member : root.members)
@@ -223,6 +239,10 @@ Node parse_document(const std::string& name, const std::string& text,
 }
 
 void apply_override(Node& root, const std::string& assignment, std::vector<Problem>& problems) {
+  if (!is_utf8(assignment)) {
+    problems.push_back({"", "--set: found a text that is not UTF-8"});
+    return;
+  }
   const std::string where = "--set " + assignment;
   const size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0) {
@@ -231,6 +251,10 @@ void apply_override(Node& root, const std::string& assignment, std::vector<Probl
   }
   std::string pointer = "/" + assignment.substr(0, equals);
   std::replace(pointer.begin(), pointer.end(), '.', '/');
+  if (std::count(pointer.begin(), pointer.end(), '/') > static_cast<std::ptrdiff_t>(kMaxDepth)) {
+    problems.push_back({"", fmt::format("--set: a key nested more than {} deep", kMaxDepth)});
+    return;
+  }
   const std::string text = assignment.substr(equals + 1);
   Node node{.where = where, .pointer = pointer, .value = Json::parse(text, nullptr, false)};
   if (node.value.is_discarded()) node.value = text;

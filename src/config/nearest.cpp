@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace switchyard {
 
 std::string listed(const std::set<int64_t>& values) {
@@ -9,14 +11,18 @@ std::string listed(const std::set<int64_t>& values) {
 }
 
 std::set<int64_t> nearest_divisors(int64_t n, int64_t wanted) {
-  std::set<int64_t> nearest;
-  for (int64_t d = std::min(wanted, n); d >= 1 && nearest.empty(); --d)
-    if (n % d == 0) nearest.insert(d);
-  for (int64_t d = std::max<int64_t>(wanted, 1); d <= n; ++d)
-    if (n % d == 0) {
-      nearest.insert(d);
-      break;
-    }
+  int64_t below = 0, above = 0;  // 0: none
+  const auto consider = [&](int64_t divisor) {
+    if (divisor <= wanted) below = std::max(below, divisor);
+    if (divisor >= wanted && (above == 0 || divisor < above)) above = divisor;
+  };
+  for (int64_t d = 1; d <= n / d; ++d) {
+    if (n % d != 0) continue;
+    consider(d);
+    consider(n / d);
+  }
+  std::set<int64_t> nearest = {below, above};
+  nearest.erase(0);
   return nearest;
 }
 

@@ -40,6 +40,10 @@ constexpr std::array kNamesOf<SpikePolicy> = {"off", "skip", "rollback"};
 
 namespace {
 
+// Far beyond any model, and small enough that numbers of weights and products fit 63 bits.
+constexpr double kMaxHiddenSize = 1 << 20, kMaxWidth = 1 << 24, kMaxCount = 1 << 16;
+constexpr double kMaxPerToken = 1 << 10, kMaxLayers = 10'000;
+
 constexpr Range at_least(double min) { return {.min = min}; }
 constexpr Range above(double min) { return {.min = min, .excludes_min = true}; }
 constexpr Range between(double min, double max) { return {.min = min, .max = max}; }
@@ -50,7 +54,8 @@ Option with_example(Option option, Json example) {
   return option;
 }
 
-// OPTION(moe.top_k, kMathematics, "Experts per token.", at_least(1)): no key without a class.
+// OPTION(moe.top_k, kMathematics, "Experts per token.", between(1, kMaxPerToken)): no key without a
+// class.
 #define OPTION(field, option_class, ...)                                                     \
   bind(                                                                                      \
       #field, OptionClass::option_class, [](auto& config) -> auto& { return config.field; }, \
@@ -78,19 +83,21 @@ std::vector<Option> make_options() {
 
       OPTION(model.vocab_size, kModel,
              "Token ids; the byte tokenizer has 257: 256 bytes and the end of document.",
-             at_least(2)),
-      OPTION(model.hidden_size, kModel, "Width of the residual stream.", at_least(1)),
-      OPTION(model.num_hidden_layers, kModel, "Transformer blocks.", at_least(1)),
-      OPTION(model.num_attention_heads, kModel, "Query heads.", at_least(1)),
+             between(2, kMaxWidth)),
+      OPTION(model.hidden_size, kModel, "Width of the residual stream.",
+             between(1, kMaxHiddenSize)),
+      OPTION(model.num_hidden_layers, kModel, "Transformer blocks.", between(1, kMaxLayers)),
+      OPTION(model.num_attention_heads, kModel, "Query heads.", between(1, kMaxCount)),
       OPTION(model.num_key_value_heads, kModel,
              "Key and value heads (grouped-query attention). Default: num_attention_heads.",
-             at_least(1)),
+             between(1, kMaxCount)),
       OPTION(model.head_dim, kModel,
-             "Width of one head, even. Default: hidden_size / num_attention_heads.", at_least(2)),
+             "Width of one head, even. Default: hidden_size / num_attention_heads.",
+             between(2, kMaxCount)),
       OPTION(model.intermediate_size, kModel, "Width of the dense feed-forward (SwiGLU).",
-             at_least(1)),
+             between(1, kMaxWidth)),
       OPTION(model.moe_intermediate_size, kModel,
-             "Width of one expert. Default: intermediate_size.", at_least(1)),
+             "Width of one expert. Default: intermediate_size.", between(1, kMaxWidth)),
       OPTION(model.rope_theta, kMathematics, "Base of the rotary position embedding.", above(0)),
       OPTION(model.rms_norm_eps, kMathematics, "Added to the mean square in RMSNorm.", above(0)),
       OPTION(model.initializer_range, kMathematics, "Standard deviation of the initial weights.",
@@ -120,7 +127,7 @@ std::vector<Option> make_options() {
              at_least(0)),
 
       OPTION(moe.enabled, kModel, "false: all layers are dense."),
-      OPTION(moe.num_experts, kModel, "Experts per MoE layer.", at_least(1)),
+      OPTION(moe.num_experts, kModel, "Experts per MoE layer.", between(1, kMaxCount)),
       OPTION(moe.top_k, kMathematics, "Experts per token.", at_least(1)),
       OPTION(moe.router, kMathematics, "Scores of the experts."),
       OPTION(moe.norm_topk_prob, kMathematics,
@@ -165,11 +172,11 @@ std::vector<Option> make_options() {
       OPTION(moe.eval_capacity_factor, kMathematics,
              "Capacity factor in validation and sampling. Default: dropless there.", above(0)),
       OPTION(moe.num_shared_experts, kModel,
-             "Experts that serve every token beside the chosen ones.", at_least(0)),
+             "Experts that serve every token beside the chosen ones.", between(0, kMaxPerToken)),
       OPTION(moe.shared_expert_intermediate_size, kModel,
              "Width of all shared experts together. Default: num_shared_experts * "
              "moe_intermediate_size.",
-             at_least(1)),
+             between(1, kMaxWidth)),
       OPTION(moe.force_balanced, kMathematics,
              "Tests and benchmarks only: experts in turn, whatever the router "
              "says."),
@@ -183,7 +190,7 @@ std::vector<Option> make_options() {
                    "data/tokens"),
       OPTION(data.tokenizer, kMathematics, "What made the tokens."),
       OPTION(data.eod_token_id, kMathematics, "The token that ends a document.", at_least(0)),
-      OPTION(data.sequence_length, kMathematics, "Tokens per sequence.", at_least(1)),
+      OPTION(data.sequence_length, kMathematics, "Tokens per sequence.", between(1, kMaxWidth)),
       OPTION(data.validation_fraction, kMathematics, "Part of the tokens, at their end, held out.",
              fraction_below_one()),
       OPTION(data.document_mask, kMathematics,
@@ -248,7 +255,9 @@ std::vector<Option> make_options() {
              "Seconds before max_wall_time, or before the end of the SLURM job, at which to stop.",
              at_least(0)),
       OPTION(training.max_skipped_steps, kOperations,
-             "Steps in a row whose loss or gradient is not finite, before the run ends (77).",
+             "Steps in a row that are skipped (loss or gradient not finite, loss spikes), and "
+             "rollbacks to "
+             "the same checkpoint, before the run ends (77).",
              at_least(1)),
       OPTION(training.replica_check_interval, kOperations,
              "Steps between comparisons of state that several ranks hold; 0: never.", at_least(0)),

@@ -153,6 +153,8 @@ std::vector<std::string> keys_of_section(std::string_view section) {
 }  // namespace
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
+  constexpr size_t kLongestMistake = 100;
+  if (word.size() > kLongestMistake) return "";  // no name is like it, and finding out takes long
   std::string best;
   size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
   for (const std::string& candidate : candidates)

@@ -20,7 +20,7 @@ enum class ExitCode : int {
   kStopped = 75,     // stopped on request, saved: start it again to go on
   kHang = 76,        // a rank made no progress
   kNumeric = 77,     // training cannot go on: a loss is not finite, or routing exceeds its bound
-  kMismatch = 78,    // `verify`: the layout does not compute what one rank computes
+  kMismatch = 78,    // `verify`: not what one rank computes; `inspect --diff`: not the same
   kNoProgress = 93,  // launch scripts: fails again and again at the same step; do not requeue
 };
 

@@ -34,7 +34,7 @@ struct Facility {
   std::mutex mutex;
   std::vector<Rule> rules;
   bool remembers = false;  // which points are passed: only for those who ask in this process
-  std::vector<std::string> passed;
+  std::vector<std::pair<int, std::string>> passed;  // (rank, name)
 };
 
 std::vector<std::string> split(const std::string& text, char separator) {
@@ -120,11 +120,15 @@ bool matches(const Rule& rule, std::string_view name) {
   return name == rule.point;
 }
 
+void sleep_for(const std::string& seconds) {
+  std::this_thread::sleep_for(std::chrono::duration<double>(std::stod(seconds)));
+}
+
 // The action that is due at this pass; "" if none.
 std::string due_action(const char* name) {
   Facility& faults = facility();
   const std::lock_guard lock(faults.mutex);
-  if (faults.remembers) faults.passed.emplace_back(name);
+  if (faults.remembers) faults.passed.emplace_back(rank_of_thread(), name);
   std::string action;
   for (Rule& rule : faults.rules) {
     if (!matches(rule, name)) continue;
@@ -149,7 +153,18 @@ void set_faults(const std::string& rules) {
 std::vector<std::string> fault_points_passed() {
   Facility& faults = facility();
   const std::lock_guard lock(faults.mutex);
-  return faults.passed;
+  std::vector<std::string> names;
+  for (const auto& pass : faults.passed) names.push_back(pass.second);
+  return names;
+}
+
+std::vector<std::string> fault_points_passed(int rank) {
+  Facility& faults = facility();
+  const std::lock_guard lock(faults.mutex);
+  std::vector<std::string> names;
+  for (const auto& pass : faults.passed)
+    if (pass.first == rank) names.push_back(pass.second);
+  return names;
 }
 
 void set_fault_rank(int rank) { rank_of_thread() = rank; }
@@ -157,14 +172,14 @@ void set_fault_rank(int rank) { rank_of_thread() = rank; }
 Fault fault_point(const char* name) {
   const std::string action = due_action(name);
   if (action.empty()) return Fault::kNone;
-  if (action == "kill") kill(getpid(), SIGKILL);
+  if (action.starts_with("kill:")) sleep_for(action.substr(5));
+  if (action.starts_with("kill")) kill(getpid(), SIGKILL);
   if (action == "stop") kill(getpid(), SIGSTOP);
   if (action == "exit") _exit(1);
   if (action.starts_with("raise:")) raise(std::stoi(action.substr(6)));
   if (action == "hang")
     while (true) pause();
-  if (action.starts_with("sleep:"))
-    std::this_thread::sleep_for(std::chrono::duration<double>(std::stod(action.substr(6))));
+  if (action.starts_with("sleep:")) sleep_for(action.substr(6));
   constexpr std::pair<const char*, Fault> kForCaller[] = {
       {"eio", Fault::kEio},   {"enospc", Fault::kEnospc}, {"short", Fault::kShort},
       {"flip", Fault::kFlip}, {"nan", Fault::kNan},       {"drop", Fault::kDrop}};

@@ -4,8 +4,10 @@
 //
 // Rules are separated by ';'. rank: every rank unless given. point: the name of a point, or a
 // prefix ending in '*'. nth: the first pass unless given; "3+" means the third and all that follow.
-// action: kill (SIGKILL), stop (SIGSTOP), raise:SIGNAL (a number), exit (status 1, nothing else),
-// hang, sleep:SECONDS, eio, enospc, short, flip, nan, drop.
+// action: kill (SIGKILL), kill:SECONDS (this thread does nothing more, and so much later the
+// process is killed: a rank dies, and the launcher ends the others), stop (SIGSTOP), raise:SIGNAL
+// (a number), exit (status 1, nothing else), hang, sleep:SECONDS, eio, enospc, short, flip, nan,
+// drop.
 #pragma once
 
 #include <string>
@@ -17,7 +19,8 @@ namespace switchyard {
 // what is not a rule.
 void set_faults(const std::string& rules);
 
-// The names of the points passed since set_faults(), in order, each time.
+// The names of the points passed since set_faults(), in order, each time: by all ranks, or by one.
 std::vector<std::string> fault_points_passed();
+std::vector<std::string> fault_points_passed(int rank);
 
 }  // namespace switchyard

@@ -40,6 +40,17 @@ std::vector<int32_t> Dataset::sample(Split split, int64_t index) const {
   return tokens;
 }
 
+std::string Dataset::fingerprint() const {
+  constexpr int64_t kMostTokens = 4096;
+  const int64_t total = file_.num_tokens(), stride = std::max<int64_t>(1, total / kMostTokens);
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  for (int64_t i = 0; i < total; i += stride) {
+    hash ^= static_cast<uint32_t>(file_.token(i));
+    hash *= 0x100000001b3;
+  }
+  return fmt::format("{} tokens, {:016x}", total, hash);
+}
+
 Dataset open_dataset(const RunConfig& config) {
   TokenFile file(config.data.path);
   file.check_vocabulary(config.model.vocab_size);

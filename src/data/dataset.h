@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "config/run_config.h"
@@ -35,6 +36,10 @@ class Dataset {
   int32_t token(int64_t index) const { return file_.token(index); }
   int64_t num_train_tokens() const { return num_train_ * sequence_length_; }
   int64_t num_tokens() const { return num_samples_ * sequence_length_ + 1; }
+
+  // "1115394 tokens, 3f9a...": differs for token files that differ in length, or in any of some
+  // thousand tokens from all over: other text, or the same in another order.
+  std::string fingerprint() const;
 
  private:
   TokenFile file_;

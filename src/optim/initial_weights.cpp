@@ -39,6 +39,7 @@ void initialize(Backend& backend, const Parameter& parameter, double range, uint
     draw(backend.ops(), queue, parameter, range, random_key(seed, parameter.name));
   else
     backend.ops().fill(queue, parameter.weight, parameter.init == Init::kOnes ? 1.0 : 0.0);
+  backend.marks().worked(parameter.weight.bytes());
 }
 
 }  // namespace switchyard

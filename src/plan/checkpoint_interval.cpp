@@ -22,6 +22,17 @@ double expected_ettr(const FailureModel& model, double interval) {
                      std::expm1((interval + model.save_s) / m));
 }
 
+FailureRates with_save_times(FailureRates rates, const SaveSpeeds& speeds, double checkpoint_bytes,
+                             double copy_bytes, bool is_async) {
+  if (speeds.write_gb_per_s > 0) {
+    const double write_s = checkpoint_bytes / 1e9 / speeds.write_gb_per_s;
+    rates.save_s = is_async ? rates.save_s : write_s;
+    rates.persist_s = is_async ? write_s : 0;
+  }
+  if (is_async && speeds.copy_gb_per_s > 0) rates.save_s = copy_bytes / 1e9 / speeds.copy_gb_per_s;
+  return rates;
+}
+
 std::string checkpoint_interval_text(const FailureRates& rates, int num_ranks) {
   std::string text = fmt::format(
       "checkpoint interval (Young/Daly), if a save stops training for {:.4g} s and is on the disk "

@@ -31,6 +31,17 @@ struct FailureRates {
   double save_s = 3, persist_s = 60, restart_s = 180;
 };
 
+// How long a save takes, from its size. Not given: not known.
+struct SaveSpeeds {
+  double copy_gb_per_s = 0;   // of one rank, to host memory
+  double write_gb_per_s = 0;  // of all ranks together, to the disk
+};
+// `rates` with the times of a save that follow from known speeds: an asynchronous one stops
+// training for the copy of the largest rank and is on the disk a write later, a synchronous one
+// stops it for the write.
+FailureRates with_save_times(FailureRates rates, const SaveSpeeds& speeds, double checkpoint_bytes,
+                             double copy_bytes, bool is_async);
+
 // A line per rate: the interval, as a value of checkpoint.interval_minutes, and what it leaves.
 std::string checkpoint_interval_text(const FailureRates& rates, int num_ranks);
 

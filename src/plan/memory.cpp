@@ -35,40 +35,39 @@ ParameterCounts parameters_of_block(const RunConfig& config, const Cut& cut, siz
   return counts;
 }
 
+// What the pieces of a pipeline stage declare.
+struct StageParameters {
+  ParameterCounts blocks = {};  // and the last norm
+  int64_t vocabulary_tables = 0;
+  int64_t moe_layers = 0;
+};
+
 // Of the pieces `first`, first + step, ... of the pipeline.
-ParameterCounts parameters_of_pieces(const RunConfig& config, const Cut& cut, size_t first,
+StageParameters parameters_of_pieces(const RunConfig& config, const Cut& cut, size_t first,
                                      size_t step) {
   const std::vector<int64_t>& blocks = config.pipeline.layers_per_stage;
-  const int64_t D = config.model.hidden_size,
-                vocabulary = div_up(config.model.vocab_size, cut.tp) * D;
-  ParameterCounts counts;
+  StageParameters stage;
   size_t layer = 0;
-  bool has_embedding = false;
   for (size_t piece = 0; piece < blocks.size(); ++piece) {
     const bool is_mine = piece % step == first;
     for (int64_t i = 0; i < blocks[piece]; ++i, ++layer) {
       if (!is_mine) continue;
       const ParameterCounts block = parameters_of_block(config, cut, layer);
-      counts.dense += block.dense;
-      counts.expert += block.expert;
+      stage.blocks.dense += block.dense;
+      stage.blocks.expert += block.expert;
+      stage.moe_layers += config.moe.layer_freq[layer] == 0 ? 0 : 1;
     }
-    if (is_mine && piece == 0) {
-      has_embedding = true;
-      counts.dense += vocabulary;
+    if (is_mine && piece == 0) ++stage.vocabulary_tables;
+    if (is_mine && piece + 1 == blocks.size()) {
+      stage.blocks.dense += config.model.hidden_size;
+      const bool shares_embedding = config.model.tie_word_embeddings && stage.vocabulary_tables > 0;
+      stage.vocabulary_tables += shares_embedding ? 0 : 1;
     }
-    if (is_mine && piece + 1 == blocks.size())
-      counts.dense += D + (config.model.tie_word_embeddings && has_embedding ? 0 : vocabulary);
   }
-  return counts;
+  return stage;
 }
 
-}  // namespace
-
-ParameterCounts parameters_of_model(const RunConfig& config) {
-  return parameters_of_pieces(config, Cut{}, 0, 1);
-}
-
-ParameterCounts parameters_of_rank(const RunConfig& config, int stage) {
+StageParameters parameters_of_stage(const RunConfig& config, int stage) {
   const ParallelismConfig& parallelism = config.parallelism;
   return parameters_of_pieces(config,
                               {.tp = parallelism.tensor_parallel_size,
@@ -76,6 +75,43 @@ ParameterCounts parameters_of_rank(const RunConfig& config, int stage) {
                                .etp = *parallelism.expert_tensor_parallel_size},
                               static_cast<size_t>(stage),
                               static_cast<size_t>(parallelism.pipeline_parallel_size));
+}
+
+// Of weights and of what the optimizer keeps beside them.
+struct ElementBytes {
+  int64_t weight = 0, master = 0, moments = 0;
+
+  int64_t state() const { return master + moments; }
+};
+
+ElementBytes element_bytes(const RunConfig& config) {
+  const DType real = config.real(), accumulator = accumulator_of(real);
+  const auto bytes = [](DType dtype) { return static_cast<int64_t>(size_in_bytes(dtype)); };
+  return {.weight = bytes(real),
+          .master = real == accumulator ? 0 : bytes(accumulator),
+          .moments = 2 * bytes(accumulator)};
+}
+
+int64_t router_bias_bytes(const RunConfig& config, int64_t moe_layers) {
+  if (config.moe.router_bias_update_rate <= 0) return 0;
+  return moe_layers * config.moe.num_experts * static_cast<int64_t>(size_in_bytes(DType::kF64));
+}
+
+}  // namespace
+
+ParameterCounts parameters_of_model(const RunConfig& config) {
+  const StageParameters model = parameters_of_pieces(config, Cut{}, 0, 1);
+  return {.dense = model.blocks.dense +
+                   model.vocabulary_tables * config.model.vocab_size * config.model.hidden_size,
+          .expert = model.blocks.expert};
+}
+
+ParameterCounts parameters_of_rank(const RunConfig& config, int stage) {
+  const StageParameters of_stage = parameters_of_stage(config, stage);
+  const int64_t rows = div_up(config.model.vocab_size, config.parallelism.tensor_parallel_size);
+  return {
+      .dense = of_stage.blocks.dense + of_stage.vocabulary_tables * rows * config.model.hidden_size,
+      .expert = of_stage.blocks.expert};
 }
 
 int dense_replicas(const RunConfig& config) { return *config.parallelism.data_parallel_size; }
@@ -94,17 +130,53 @@ double bytes_per_parameter(const RunConfig& config, int replicas) {
 }
 
 double saved_bytes_per_parameter(const RunConfig& config, int replicas) {
-  const DType real = config.real(), accumulator = accumulator_of(real);
-  const auto weight = static_cast<double>(size_in_bytes(real)),
-             moment = static_cast<double>(size_in_bytes(accumulator));
-  const double master = real == accumulator ? 0 : moment;
-  const bool cuts_state = config.zero_optimization.stage >= 1;
-  return weight + (master + 2 * moment) / (cuts_state ? replicas : 1);
+  const ElementBytes bytes = element_bytes(config);
+  const int sharers = config.zero_optimization.stage >= 1 ? replicas : 1;
+  return static_cast<double>(bytes.weight) + static_cast<double>(bytes.state()) / sharers;
 }
 
-double checkpoint_bytes(const RunConfig& config) {
-  return static_cast<double>(parameters_of_model(config).total()) *
-         saved_bytes_per_parameter(config, 1);
+CheckpointBytes checkpoint_bytes(const RunConfig& config) {
+  const ElementBytes bytes = element_bytes(config);
+  const int64_t parameters = parameters_of_model(config).total();
+  const int64_t moe_layers = parameters_of_pieces(config, Cut{}, 0, 1).moe_layers;
+  return {.weights = parameters * bytes.weight,
+          .masters = parameters * bytes.master,
+          .moments = parameters * bytes.moments,
+          .state = router_bias_bytes(config, moe_layers)};
+}
+
+int64_t held_bytes_of_stage(const RunConfig& config, int stage) {
+  const ParallelismConfig& grid = config.parallelism;
+  const StageParameters of_stage = parameters_of_stage(config, stage);
+  // Between the ranks that hold one copy of the stage: the tp ranks hold norms and routers each,
+  // the rows of vocabularies once.
+  const int64_t tp = grid.tensor_parallel_size, dense_copies = dense_replicas(config);
+  const int64_t dense = tp * of_stage.blocks.dense + of_stage.vocabulary_tables *
+                                                         config.model.vocab_size *
+                                                         config.model.hidden_size;
+  const int64_t expert = static_cast<int64_t>(grid.expert_parallel_size) *
+                         *grid.expert_tensor_parallel_size * of_stage.blocks.expert;
+  const int64_t expert_copies = expert_replicas(config);
+  const ElementBytes bytes = element_bytes(config);
+  const int64_t weights = (dense * dense_copies + expert * expert_copies) * bytes.weight;
+  const bool cuts_state = config.zero_optimization.stage >= 1;
+  const int64_t state =
+      (cuts_state ? dense + expert : dense * dense_copies + expert * expert_copies) * bytes.state();
+  return weights + state + tp * dense_copies * router_bias_bytes(config, of_stage.moe_layers);
+}
+
+double held_bytes_of_largest_rank(const RunConfig& config) {
+  double largest = 0;
+  for (int stage = 0; stage < config.parallelism.pipeline_parallel_size; ++stage) {
+    const ParameterCounts counts = parameters_of_rank(config, stage);
+    const int64_t biases = router_bias_bytes(config, parameters_of_stage(config, stage).moe_layers);
+    largest = std::max(largest, saved_bytes_per_parameter(config, dense_replicas(config)) *
+                                        static_cast<double>(counts.dense) +
+                                    saved_bytes_per_parameter(config, expert_replicas(config)) *
+                                        static_cast<double>(counts.expert) +
+                                    static_cast<double>(biases));
+  }
+  return largest;
 }
 
 }  // namespace switchyard

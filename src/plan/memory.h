@@ -33,11 +33,23 @@ int expert_replicas(const RunConfig& config);
 // Without padding and buckets. Stage 2 with reduce_once_per_step keeps a full gradient, as stage 1.
 double bytes_per_parameter(const RunConfig& config, int replicas);
 
-// Bytes of weights, master copy and moments, which is what a checkpoint stores: per trained
-// parameter held by a rank with `replicas` ranks to share with, which is also what an asynchronous
-// save copies first.
+// The same without gradients: what an asynchronous save copies to host memory first.
 double saved_bytes_per_parameter(const RunConfig& config, int replicas);
-// Of a whole checkpoint's tensors; router biases and headers, a few kilobytes, are left out.
-double checkpoint_bytes(const RunConfig& config);
+
+// Bytes of the tensors of a checkpoint: every element of the training state once, whatever the
+// layout. Exact, if every parameter is trained.
+struct CheckpointBytes {
+  int64_t weights = 0, masters = 0, moments = 0;
+  int64_t state = 0;  // router biases
+
+  int64_t total() const { return weights + masters + moments + state; }
+};
+CheckpointBytes checkpoint_bytes(const RunConfig& config);
+
+// What all ranks of a pipeline stage hold of it together, copies included: the host memory of their
+// asynchronous saves. Exact likewise.
+int64_t held_bytes_of_stage(const RunConfig& config, int stage);
+// Of the rank that holds most; a little less than the truth, which has padding between slices.
+double held_bytes_of_largest_rank(const RunConfig& config);
 
 }  // namespace switchyard

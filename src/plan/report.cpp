@@ -67,22 +67,21 @@ std::string memory_text(const RunConfig& config, const ScheduleSpec& spec) {
   return text;
 }
 
-// With the largest rank's copy.
 std::string checkpoint_text(const RunConfig& config, const ScheduleSpec& spec) {
-  double copy = 0;
-  for (int stage = 0; stage < spec.num_stages; ++stage) {
-    const ParameterCounts counts = parameters_of_rank(config, stage);
-    copy = std::max(copy, saved_bytes_per_parameter(config, dense_replicas(config)) *
-                                  static_cast<double>(counts.dense) +
-                              saved_bytes_per_parameter(config, expert_replicas(config)) *
-                                  static_cast<double>(counts.expert));
-  }
-  return fmt::format("checkpoint: {:.1f} MB on disk; {}\n", checkpoint_bytes(config) / 1e6,
-                     config.checkpoint.async
-                         ? fmt::format("saving copies up to {:.1f} MB per rank in host memory, and "
-                                       "writes it beside training",
-                                       copy / 1e6)
-                         : "training waits while it is written");
+  const auto megabytes = [](int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  const CheckpointBytes bytes = checkpoint_bytes(config);
+  std::string text = fmt::format(
+      "checkpoint: {:.1f} MB on disk: weights {:.1f}, master weights {:.1f}, moments {:.1f}",
+      megabytes(bytes.total()), megabytes(bytes.weights), megabytes(bytes.masters),
+      megabytes(bytes.moments));
+  if (bytes.state > 0) text += fmt::format(", router biases {} bytes", bytes.state);
+  if (!config.checkpoint.async) return text + "; training waits while it is written\n";
+  int64_t held = 0;
+  for (int stage = 0; stage < spec.num_stages; ++stage) held += held_bytes_of_stage(config, stage);
+  return text + fmt::format(
+                    "\n  saving beside training copies about {:.1f} MB of the largest rank "
+                    "to host memory, {:.1f} MB of all ranks\n",
+                    held_bytes_of_largest_rank(config) / 1e6, megabytes(held));
 }
 
 // The pieces' own costs: forward and each part of the backward take the forward's products once.

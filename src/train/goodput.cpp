@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "train/durable_text.h"
+#include "train/postmortem.h"
 
 namespace switchyard {
 namespace {
@@ -14,6 +15,15 @@ namespace {
 constexpr double kSecondsBetweenSaves = 10;
 
 size_t index_of(TimeBucket bucket) { return static_cast<size_t>(bucket); }
+
+GoodputReport report_of(const nlohmann::json& json) {
+  GoodputReport report;
+  for (size_t i = 0; i < kNumTimeBuckets; ++i)
+    report.seconds[i] = json.at("seconds").at(name_of(static_cast<TimeBucket>(i))).get<double>();
+  report.wall_s = json.at("wall_s").get<double>();
+  report.attempts = json.at("attempts").get<int64_t>();
+  return report;
+}
 
 }  // namespace
 
@@ -44,16 +54,23 @@ std::string to_text(const GoodputReport& report) {
   return text;
 }
 
+std::optional<GoodputReport> read_goodput(const std::string& path) {
+  std::ifstream file(path);
+  if (!file.is_open()) return std::nullopt;
+  try {
+    return report_of(nlohmann::json::parse(file));
+  } catch (const nlohmann::json::exception&) {
+    return std::nullopt;
+  }
+}
+
 Goodput::Goodput(std::string path, std::function<double()> now)
     : path_(std::move(path)), now_(std::move(now)) {
   last_ = first_start_ = now_();
   if (std::ifstream file(path_); file.is_open()) {
     try {
       const auto json = nlohmann::json::parse(file);
-      GoodputReport sums;
-      for (size_t i = 0; i < kNumTimeBuckets; ++i)
-        sums.seconds[i] = json.at("seconds").at(name_of(static_cast<TimeBucket>(i))).get<double>();
-      sums.attempts = json.at("attempts").get<int64_t>();
+      GoodputReport sums = report_of(json);
       const double until = json.at("until").get<double>();
       furthest_step_ = json.at("furthest_step").get<int64_t>();
       // A clock that was set back makes no negative time.
@@ -114,7 +131,7 @@ void Goodput::finish_step(int64_t step, double data_s) {
     bucket_ = bucket_of_step(step + 1);
     is_due = last_ - saved_at_ >= kSecondsBetweenSaves;
   }
-  if (is_due) save();
+  if (is_due) write_whole_file(path_, file_text());
 }
 
 void Goodput::end_in_hang(double seconds) {
@@ -134,16 +151,18 @@ GoodputReport Goodput::report() {
   return sums_;
 }
 
-void Goodput::save() {
+std::string Goodput::file_text() {
   nlohmann::ordered_json json = to_json(report());
-  {
-    const std::scoped_lock lock(mutex_);
-    json["until"] = last_;
-    json["furthest_step"] = furthest_step_;
-    saved_at_ = last_;
-  }
+  const std::scoped_lock lock(mutex_);
+  json["until"] = last_;
+  json["furthest_step"] = furthest_step_;
+  saved_at_ = last_;
+  return json.dump(2) + "\n";
+}
+
+void Goodput::save() {
   try {
-    write_durably(path_, json.dump(2) + "\n");
+    write_durably(path_, file_text());
   } catch (const Error& error) {
     spdlog::warn("the account of wall time was not saved: {}", error.what());
   }

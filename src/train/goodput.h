@@ -14,6 +14,7 @@
 #include <functional>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 namespace switchyard {
@@ -42,6 +43,8 @@ struct GoodputReport {
 
 nlohmann::ordered_json to_json(const GoodputReport& report);
 std::string to_text(const GoodputReport& report);  // lines for people
+// What a file of Goodput says; nothing where there is none, or it is something else.
+std::optional<GoodputReport> read_goodput(const std::string& path);
 
 class Goodput {
  public:
@@ -67,7 +70,8 @@ class Goodput {
 
   // From here on the time belongs to the step after `step`.
   void begin_steps(int64_t step);
-  // A step is done; so much of its time went to waiting for data. Writes the file now and then.
+  // A step is done; so much of its time went to waiting for data. Writes the file now and then, but
+  // does not wait until it has reached the disk.
   void finish_step(int64_t step, double data_s);
   // The watchdog ends the job after so long without progress. Any thread.
   void end_in_hang(double seconds);
@@ -78,6 +82,7 @@ class Goodput {
 
  private:
   void advance();  // the clock, for the bucket at hand
+  std::string file_text();
   TimeBucket enter(TimeBucket bucket);
   TimeBucket bucket_of_step(int64_t step) const;
   void move(TimeBucket to, double seconds);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <string_view>
 
 namespace switchyard {
 namespace {
@@ -122,6 +123,25 @@ std::string rank_name(std::span<const RankEvidence> ranks, int rank) {
   return fmt::format("rank {} on {}", rank, evidence.head.host.data());
 }
 
+// "node7 (rank 2, 3)"
+std::string host_with_ranks(std::span<const RankEvidence> ranks, std::string_view host) {
+  std::vector<int> there;
+  for (size_t r = 0; r < ranks.size(); ++r)
+    if (ranks[r].is_known && ranks[r].head.host.data() == host)
+      there.push_back(static_cast<int>(r));
+  return fmt::format("{} (rank {})", host, fmt::join(there, ", "));
+}
+
+// " between node7 (rank 2, 3) and node8 (rank 4)": where a host may be cut off, everybody on it is
+// named. Nothing within a host.
+std::string lost_where(std::span<const RankEvidence> ranks, int from, int to) {
+  const std::string_view sender = ranks[static_cast<size_t>(from)].head.host.data();
+  const std::string_view receiver = ranks[static_cast<size_t>(to)].head.host.data();
+  if (sender == receiver) return "";
+  return fmt::format(" between {} and {}", host_with_ranks(ranks, sender),
+                     host_with_ranks(ranks, receiver));
+}
+
 // The call in which others miss `rank`: that of the lowest rank that needs it directly.
 std::string missed_in(std::span<const RankEvidence> ranks, int rank) {
   for (size_t r = 0; r < ranks.size(); ++r) {
@@ -209,9 +229,10 @@ Diagnosis diagnose_hang(std::span<const RankEvidence> ranks) {
     });
   if (!bereft.empty())
     return blame(bereft, [&](int rank) {
-      return fmt::format("{} waits at {} for a message that rank {} has sent: it was lost",
+      const std::vector<int> senders = need_of(ranks, rank).present;
+      return fmt::format("{} waits at {} for a message that rank {} has sent: it was lost{}",
                          rank_name(ranks, rank), whereabouts(ranks[static_cast<size_t>(rank)]),
-                         fmt::join(need_of(ranks, rank).present, ", "));
+                         fmt::join(senders, ", "), lost_where(ranks, senders[0], rank));
     });
   const std::vector<int> members = circle(ranks);
   if (members.empty()) return {{}, "what holds the ranks up cannot be seen from their pages"};

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "core/log.h"
 #include "train/metrics_file.h"
@@ -80,18 +81,35 @@ std::string to_json_line(const StepReport& report) {
 
 Metrics::Metrics(const std::string& path, int64_t attempt, int64_t total_steps,
                  int64_t steps_per_print)
-    : file_(path, std::ios::app),
+    : file_(File::open_or_create(path)),
+      end_(file_.size()),
       attempt_(attempt),
       total_steps_(total_steps),
       steps_per_print_(steps_per_print),
-      on_terminal_(isatty(STDERR_FILENO) != 0) {
-  SY_REQUIRE(kStorage, file_.is_open(), "cannot write {}: check that the directory is writable",
-             path);
-}
+      on_terminal_(isatty(STDERR_FILENO) != 0) {}
 
 void Metrics::write(const std::string& object) {
-  file_ << stamped(object, attempt_) << '\n' << std::flush;
-  SY_REQUIRE(kStorage, file_.good(), "writing metrics failed: is the disk full?");
+  kept_ += stamped(object, attempt_) + '\n';
+  try {
+    write_kept_lines();
+    is_failing_ = false;
+  } catch (const Error& error) {
+    if (!is_failing_)
+      spdlog::warn("metrics are kept in memory until they can be written: {}", error.what());
+    is_failing_ = true;
+  }
+}
+
+// All of them or none: a part of a line would be taken for the end of a killed run.
+void Metrics::write_kept_lines() {
+  try {
+    file_.write_at(end_, std::as_bytes(std::span(kept_)));
+  } catch (const Error&) {
+    file_.cut_at(end_);
+    throw;
+  }
+  end_ += static_cast<int64_t>(kept_.size());
+  kept_.clear();
 }
 
 void Metrics::add(const StepReport& report) {

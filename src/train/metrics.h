@@ -4,9 +4,9 @@
 #pragma once
 
 #include <cstdio>
-#include <fstream>
 #include <string>
 
+#include "checkpoint/file.h"
 #include "train/goodput.h"
 #include "train/trainer.h"
 
@@ -20,7 +20,9 @@ std::string to_json_line(const StepReport& report);
 class Metrics {
  public:
   // Appends to `path` (train/metrics_file.h), for this attempt at the run; `total_steps` is for the
-  // ETA. A log line every `steps_per_print` steps.
+  // ETA. A log line every `steps_per_print` steps. Lines that the disk does not take are kept, with
+  // a warning, and written with later ones. Error: kStorage, when there is no such file and none
+  // can be made.
   Metrics(const std::string& path, int64_t attempt, int64_t total_steps, int64_t steps_per_print);
 
   void add(const StepReport& report);
@@ -29,11 +31,15 @@ class Metrics {
 
  private:
   void write(const std::string& object);  // a line
+  void write_kept_lines();
   void log_growth(const StepReport& report);
   void show_progress(const std::string& line);  // rewrites the terminal's last line
   void end_progress();
 
-  std::ofstream file_;
+  File file_;
+  int64_t end_;              // of its whole lines
+  std::string kept_ = {};    // lines that are not in it yet
+  bool is_failing_ = false;  // the last write
   int64_t attempt_;
   int64_t total_steps_, steps_per_print_;
   double mean_step_s_ = 0;     // exponential mean, for the ETA

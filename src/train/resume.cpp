@@ -1,10 +1,14 @@
 #include "train/resume.h"
 
+#include <algorithm>
+#include <chrono>
 #include <functional>
+#include <thread>
 
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/declarations.h"
 #include "checkpoint/digest.h"
+#include "checkpoint/file.h"
 #include "checkpoint/held_state.h"
 #include "checkpoint/run_names.h"
 #include "checkpoint/tensor_digests.h"
@@ -16,15 +20,31 @@
 namespace switchyard {
 namespace {
 
+constexpr std::chrono::seconds kPauseBeforeRetry(1);
+
+struct Refusal {
+  ExitCode code = ExitCode::kData;
+  std::string text = {};
+};
+
 // Why the checkpoint at hand is of no use: the message of the first rank on which `work` found it
-// corrupt or could not read it. Nothing: it is fine on all ranks. Other errors go on.
-std::optional<std::string> refusal(Communicator& world, const std::function<void()>& work) {
+// corrupt or could not read it. Nothing: it is fine on all ranks. Other errors go on. Collective.
+std::optional<Refusal> refusal(Communicator& world, const std::function<void()>& work) {
   try {
     agree(world, work);
     return std::nullopt;
   } catch (const CollectiveError& error) {
     if (error.code() != ExitCode::kData && error.code() != ExitCode::kStorage) throw;
-    return error.what();
+    return Refusal{error.code(), error.what()};
+  }
+}
+
+// "" where it cannot be read: why is for its reader to say.
+std::string manifest_text(const std::string& path) {
+  try {
+    return read_file_of_checkpoint(path, kMaxManifestBytes);
+  } catch (const Error&) {
+    return "";
   }
 }
 
@@ -43,9 +63,10 @@ class Loading {
         regions_(regions_of(exchange_declarations(declarations_of(held_), world))) {}
 
   // Nothing: the step cannot be used, and `reason` says why.
-  std::optional<TrainingState> load(int64_t step, std::string& reason) {
+  std::optional<TrainingState> load(int64_t step, Refusal& reason) {
     const std::string directory =
         join(request_.run_directory, name_of({.kind = RunEntryKind::kStep, .step = step}));
+    refuse_newer_format(directory);
     std::string text;
     if (const auto why = refusal(world_, [&] { text = checked_manifest(directory); })) {
       reason = *why;
@@ -57,7 +78,8 @@ class Loading {
     const auto why = refusal(world_, [&] {
       reader.emplace(directory, parse_manifest(text, join(directory, kManifestFile)));
       state = training_state_from_json(reader->manifest().train, directory);
-      check_config(reader->manifest());
+      check_identity(reader->manifest(), state, step, directory);
+      check_config(reader->manifest(), state);
       check_contents(reader->manifest(), regions_, request_.scope, directory);
       load_state(
           reader->manifest(),
@@ -81,6 +103,16 @@ class Loading {
   }
 
  private:
+  // What a later version has written is not damaged: nothing older is taken in its place.
+  void refuse_newer_format(const std::string& directory) const {
+    agree(world_, [&] {
+      if (world_.rank() != 0) return;
+      const std::string path = join(directory, kManifestFile);
+      const std::string text = manifest_text(path);
+      if (is_newer_manifest(text)) parse_manifest(text, path);  // says what is wrong
+    });
+  }
+
   // Only rank 0 looks at the manifest file and at all the others.
   std::string checked_manifest(const std::string& directory) const {
     if (world_.rank() != 0) return "";
@@ -89,10 +121,29 @@ class Loading {
     return to_json(reader.manifest());
   }
 
-  void check_config(const Manifest& manifest) const {
+  // A directory that was renamed, or brought from another run.
+  void check_identity(const Manifest& manifest, const TrainingState& state, int64_t step,
+                      const std::string& directory) const {
+    SY_REQUIRE(kData, manifest.id.step == step && state.step == step,
+               "{}: holds step {} ({} in its training state), expected {}: was it renamed?",
+               directory, manifest.id.step, state.step, step);
+    SY_REQUIRE(kData, request_.run_id.empty() || manifest.id.run_id == request_.run_id,
+               "{}: is of run {}, expected {}: was it brought from elsewhere? (--init-from takes "
+               "weights of another run)",
+               directory, manifest.id.run_id, request_.run_id);
+  }
+
+  void check_config(const Manifest& manifest, const TrainingState& state) const {
     if (!request_.checks_config) return;
     for (const ConfigChange& change : check_changes(manifest.config, config_, request_.overrides))
       if (world_.rank() == 0) spdlog::info("changed since the checkpoint: {}", to_text(change));
+    const std::string& dataset = trainer_.training_state().dataset;
+    const bool is_allowed =
+        std::ranges::find(request_.overrides, "data.path") != request_.overrides.end();
+    SY_REQUIRE(kConfig, state.dataset == dataset || is_allowed,
+               "{} holds {}, the run began with {}: samples would be repeated or lost. Bring the "
+               "old token file back, or accept the new one with --override data.path",
+               config_.data.path, dataset, state.dataset);
   }
 
   // Collective now, and to be called on all ranks.
@@ -126,14 +177,20 @@ LoadedCheckpoint load_checkpoint(const LoadRequest& request, const RunConfig& co
   Loading loading(request, config, backend, world, trainer);
   LoadedCheckpoint loaded;
   for (const int64_t step : steps) {
-    std::string reason;
-    if (std::optional<TrainingState> state = loading.load(step, reason)) {
+    Refusal reason;
+    std::optional<TrainingState> state = loading.load(step, reason);
+    if (!state && reason.code == ExitCode::kStorage) {  // a network that stumbled, maybe
+      if (world.rank() == 0) spdlog::warn("trying step {} once more: {}", step, reason.text);
+      std::this_thread::sleep_for(kPauseBeforeRetry);
+      state = loading.load(step, reason);
+    }
+    if (state) {
       loaded.step = step;
       loaded.state = std::move(*state);
       return loaded;
     }
     loaded.passed_over +=
-        fmt::format("{}step {}: {}", loaded.passed_over.empty() ? "" : "; ", step, reason);
+        fmt::format("{}step {}: {}", loaded.passed_over.empty() ? "" : "; ", step, reason.text);
   }
   throw CollectiveError(
       ExitCode::kData,

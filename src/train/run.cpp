@@ -2,17 +2,15 @@
 
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "checkpoint/run_directory.h"
 #include "checkpoint/storage.h"
 #include "comm/collective_error.h"
-#include "config/config.h"
 #include "core/log.h"
 #include "data/dataset.h"
 #include "model/trainable.h"
-#include "train/durable_text.h"
 #include "train/goodput.h"
+#include "train/metrics_file.h"
 #include "train/training_loop.h"
 #include "train/watchdog.h"
 
@@ -39,8 +37,7 @@ void create_parent(const fs::path& directory) {
 // A run that has taken steps and has no checkpoint has lost them: nobody asked to begin anew.
 void refuse_lost_run(const RunDirectory& run) {
   const fs::path metrics = fs::path(run.path()) / "metrics.jsonl";
-  std::error_code ignored;
-  SY_REQUIRE(kData, !run.is_new() || !fs::exists(metrics) || fs::file_size(metrics, ignored) == 0,
+  SY_REQUIRE(kData, !run.is_new() || !fs::exists(metrics) || read_metrics(metrics.string()).empty(),
              "{} has taken steps ({}), but holds no checkpoint: bring its step-* directories back, "
              "choose another training.output_dir, or begin anew with --allow-fresh",
              run.path(), metrics.string());
@@ -56,16 +53,6 @@ std::shared_ptr<RunDirectory> open_run(const RunConfig& config, const RunOptions
       [storage](RunDirectory* directory) { delete directory; });
   if (!options.allow_fresh) refuse_lost_run(*run);
   return run;
-}
-
-void describe_run(const RunConfig& config, Backend& backend, const ProcessGrid& grid) {
-  const fs::path directory = config.training.output_dir;
-  write_durably((directory / "config.json").string(), to_json(config) + "\n");
-  const nlohmann::ordered_json environment = {{"version", SWITCHYARD_VERSION},
-                                              {"ranks", grid.world().size()},
-                                              {"process_grid", grid.description()},
-                                              {"device", backend.description()}};
-  write_durably((directory / "environment.json").string(), environment.dump(2) + "\n");
 }
 
 // The watchdog's last act: says why, then ends the process.
@@ -96,12 +83,15 @@ ExitCode run_training(const RunConfig& config, const RunOptions& options, Backen
     if (!is_rank_0) return;
     run = open_run(config, options, storage);
     recorder.begin_attempt(run->attempt());
-    goodput.emplace((fs::path(run->path()) / "goodput.json").string(), unix_time);
-    describe_run(config, backend, grid);
+    const fs::path account = fs::path(run->path()) / "goodput.json";
+    if (options.allow_fresh) fs::remove(account);  // of what has been put aside
+    goodput.emplace(account.string(), unix_time);
   });
   const auto attempt = static_cast<int64_t>(
       world.all_reduce_max_host(is_rank_0 ? static_cast<double>(run->attempt()) : 0));
   if (!is_rank_0) recorder.begin_attempt(attempt);
+  std::string run_id = is_rank_0 ? run->id_of(0).run_id : "";
+  world.broadcast_host(run_id, 0);
 
   const JobContext job = {.config = config,
                           .options = options,
@@ -114,6 +104,7 @@ ExitCode run_training(const RunConfig& config, const RunOptions& options, Backen
                           .goodput = goodput ? &*goodput : nullptr,
                           .storage = storage,
                           .run = run,
+                          .run_id = run_id,
                           .advice = advice_on_stopping(launch, settings),
                           .attempt = attempt};
   ExitCode code = ExitCode::kOk;

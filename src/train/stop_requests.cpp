@@ -74,13 +74,14 @@ StopDecision StopRequests::decide(std::span<const double> sums) {
                 .reason = reason_of(wish, sums[i])};
   }
   if (rank_ == 0) {
-    const fs::path run = settings_.run_directory;
-    if (saw_stop_file_) removed(run / "STOP");
-    if (saw_save_file_) save_file_stays_ = !removed(run / "SAVE");
+    const fs::path save_file = fs::path(settings_.run_directory) / "SAVE";
+    if (saw_save_file_) save_file_stays_ = !removed(save_file);
     saw_stop_file_ = saw_save_file_ = false;
   }
   return decision;
 }
+
+void StopRequests::forget_stop_file() { removed(fs::path(settings_.run_directory) / "STOP"); }
 
 std::string StopRequests::reason_of(Wish wish, double ranks) const {
   const auto came = [&](int signal) {

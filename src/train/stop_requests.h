@@ -1,8 +1,9 @@
 // StopRequests: what asks a run to stop or to save now, looked at between steps.
 //
 //   SIGUSR1, SIGTERM, SIGINT   to any rank (train/stop_signals.h)
-//   RUN/STOP, RUN/SAVE         files that somebody makes; removed when they are acted on, so that
-//                              the next start goes on
+//   RUN/STOP, RUN/SAVE         files that somebody makes; removed when they are acted on (STOP:
+//   when
+//                              what it asks for is on the disk), so that the next start goes on
 //   training.max_wall_time, the end of the SLURM job: training.stop_margin seconds before them
 //   checkpoint.interval_minutes: a save when the last one began so long ago
 //
@@ -53,6 +54,9 @@ class StopRequests {
   StopDecision decide(std::span<const double> sums);
   // A save begins: the next by time is due one interval from now.
   void saved() { last_save_ = now_(); }
+  // Rank 0, when the run has stopped with its save on the disk. (Without one the file stays, so
+  // that a restart stops, too.)
+  void forget_stop_file();
 
  private:
   enum Wish : size_t {

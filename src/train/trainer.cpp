@@ -78,6 +78,7 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, const ProcessGrid& g
       scalars_memory_(backend, kNumStepScalars * static_cast<int64_t>(sizeof(double))),
       scalars_(scalars_memory_.tensor(DType::kF64, {kNumStepScalars})) {
   for (Stage& piece : pieces_) piece.set_hooks(optimizer_.hooks());
+  state_.dataset = dataset.fingerprint();
   std::vector<double> peak = {backend.peak_flops(config.real())};
   grid.world().all_reduce_sum_host(peak);
   peak_flops_ = peak[0];
@@ -189,8 +190,10 @@ void Trainer::conclude(StepReport& report, double loss_sum) {
 }
 
 void Trainer::restore(const TrainingState& state) {
-  optimizer_.wait_for_params();  // none arrive any more on top of what is loaded
+  optimizer_.wait_for_params();                // none arrive any more on top of what is loaded
+  const std::string dataset = state_.dataset;  // of the samples to come
   state_ = state;
+  state_.dataset = dataset;
 }
 
 void Trainer::roll_back(const TrainingState& checkpoint) {

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "checkpoint/background_task.h"
 #include "checkpoint/held_state.h"
 #include "checkpoint/run_entries.h"
 #include "checkpoint/weights.h"
@@ -9,6 +10,7 @@
 #include "config/config.h"
 #include "core/fault.h"
 #include "core/log.h"
+#include "train/durable_text.h"
 #include "train/metrics_file.h"
 #include "train/resume.h"
 #include "train/run_log.h"
@@ -71,6 +73,8 @@ void TrainingLoop::begin() {
     begin_anew();
   else
     go_on_from(job_.options.resume_step ? std::vector{*job_.options.resume_step} : steps);
+  job_.recorder.at_step(trainer_.step());
+  describe_run();
   open_metrics(trainer_.step());
   make_checkpointer();
   check_space();
@@ -103,6 +107,7 @@ void TrainingLoop::begin_anew() {
 void TrainingLoop::go_on_from(const std::vector<int64_t>& steps) {
   const Goodput::Guard guard(job_.goodput, TimeBucket::kLoad);
   const LoadedCheckpoint loaded = load_checkpoint({.run_directory = config_.training.output_dir,
+                                                   .run_id = job_.run_id,
                                                    .steps = steps,
                                                    .overrides = job_.options.overrides},
                                                   config_, job_.backend, world_, trainer_);
@@ -119,6 +124,19 @@ void TrainingLoop::go_on_from(const std::vector<int64_t>& steps) {
   if (loaded.step >= config_.training.max_steps)
     spdlog::info("training.max_steps {} is reached already: no step is taken",
                  config_.training.max_steps);
+}
+
+// Only now: a configuration that was refused leaves no trace.
+void TrainingLoop::describe_run() {
+  agree(world_, [&] {
+    if (!is_rank_0()) return;
+    write_durably(in_run(config_, "config.json"), to_json(config_) + "\n");
+    const nlohmann::ordered_json environment = {{"version", SWITCHYARD_VERSION},
+                                                {"ranks", world_.size()},
+                                                {"process_grid", job_.grid.description()},
+                                                {"device", job_.backend.description()}};
+    write_durably(in_run(config_, "environment.json"), environment.dump(2) + "\n");
+  });
 }
 
 void TrainingLoop::open_metrics(int64_t step) {
@@ -140,16 +158,18 @@ void TrainingLoop::make_checkpointer() {
                         job_.storage, job_.run);
 }
 
-// Room for a second checkpoint beside the one being written, or the next save may fail.
+// For the checkpoint being written, and in a new run for another one beside it.
 void TrainingLoop::check_space() {
   agree(world_, [&] {
     if (!is_rank_0()) return;
-    const int64_t needed = 2 * checkpointer_->bytes(), free = free_bytes(job_.run->path());
-    SY_REQUIRE(
-        kStorage, free >= needed,
-        "{}: {:.1f} MB are free, expected at least {:.1f} MB: twice the size of a checkpoint. "
-        "Make room, or choose another training.output_dir",
-        job_.run->path(), static_cast<double>(free) / 1e6, static_cast<double>(needed) / 1e6);
+    const int64_t checkpoints = durable_step_ < 0 ? 2 : 1;
+    const int64_t needed = checkpoints * checkpointer_->bytes();
+    const int64_t free = free_bytes(job_.run->path());
+    SY_REQUIRE(kStorage, free >= needed,
+               "{}: {:.1f} MB are free, expected at least {:.1f} MB, for {} checkpoint{}. Make "
+               "room, or choose another training.output_dir",
+               job_.run->path(), static_cast<double>(free) / 1e6, static_cast<double>(needed) / 1e6,
+               checkpoints, checkpoints == 1 ? "" : "s");
   });
 }
 
@@ -186,28 +206,33 @@ void TrainingLoop::take_step() {
   validate_if_due();
 }
 
-// Goes on from the last checkpoint, without the samples read since.
+// Goes on from the last checkpoint, without the samples read since, and saves that at once: whoever
+// goes on from here takes the same samples.
 void TrainingLoop::roll_back() {
   {
     const Goodput::Guard guard(job_.goodput, TimeBucket::kCheckpoint);
     checkpointer_->finish();
   }
-  const Goodput::Guard guard(job_.goodput, TimeBucket::kLoad);
-  std::vector<int64_t> steps;
-  if (is_rank_0()) steps = job_.run->committed_steps();
-  const LoadedCheckpoint loaded = load_checkpoint(
-      {.run_directory = config_.training.output_dir, .steps = steps, .checks_config = false},
-      config_, job_.backend, world_, trainer_);
-  trainer_.roll_back(loaded.state);
-  newest_save_ = durable_step_ = loaded.step;
-  agree(world_, [&] {
-    if (is_rank_0()) job_.run->go_back_to(loaded.step);
-  });
-  make_checkpointer();  // the old one's last commit may be superseded
+  {
+    const Goodput::Guard guard(job_.goodput, TimeBucket::kLoad);
+    std::vector<int64_t> steps;
+    if (is_rank_0()) steps = job_.run->committed_steps();
+    const LoadedCheckpoint loaded = load_checkpoint({.run_directory = config_.training.output_dir,
+                                                     .run_id = job_.run_id,
+                                                     .steps = steps,
+                                                     .checks_config = false},
+                                                    config_, job_.backend, world_, trainer_);
+    trainer_.roll_back(loaded.state);
+    checkpointer_->go_back_to(loaded.step);
+  }
+  job_.recorder.at_step(trainer_.step());
   metrics_.reset();
-  open_metrics(loaded.step);
+  open_metrics(trainer_.step());
   if (is_rank_0())
-    spdlog::warn("rolled back to step {}; the samples read since are passed over", loaded.step);
+    spdlog::warn("rolled back to step {}; the samples read since are passed over", trainer_.step());
+  durable_step_ = newest_save_ = -1;
+  save_now();
+  if (job_.goodput) job_.goodput->begin_steps(trainer_.step());
 }
 
 void TrainingLoop::validate_if_due() {
@@ -272,9 +297,10 @@ ExitCode TrainingLoop::stop(const StopDecision& decision) {
   if (is_rank_0()) spdlog::info("stopping after step {}: {}", trainer_.step(), decision.reason);
   save_now();
   if (!is_rank_0()) return ExitCode::kStopped;
+  job_.recorder.write(ExitCode::kStopped, decision.reason, decision.requeue);
+  job_.requests.forget_stop_file();
   metrics_->add_goodput(trainer_.step(), job_.goodput->report());
   job_.goodput->save();
-  job_.recorder.write(ExitCode::kStopped, decision.reason, decision.requeue);
   spdlog::info("stopped: the same command goes on from step {}", trainer_.step());
   return ExitCode::kStopped;
 }
@@ -287,9 +313,11 @@ ExitCode TrainingLoop::end() {
   if (is_rank_0()) spdlog::info("weights saved in {}", weights);
 
   const ValidationReport validation = trainer_.validate(0);
+  agree_in_background(world_, [&] {
+    if (is_rank_0()) log_validation(config_, job_.dataset, validation);
+  });
   if (is_rank_0()) {
     metrics_->add_validation(trainer_.step(), validation);
-    log_validation(config_, job_.dataset, validation);
     metrics_->add_goodput(trainer_.step(), job_.goodput->report());
     job_.goodput->save();
     job_.recorder.write(ExitCode::kOk, "training has finished");

@@ -33,7 +33,8 @@ struct JobContext {
   Goodput* goodput;  // of rank 0; null elsewhere
   std::shared_ptr<Storage> storage;
   std::shared_ptr<RunDirectory> run;  // of rank 0; null elsewhere
-  std::string advice;                 // for the log
+  std::string run_id;
+  std::string advice;  // for the log
   int64_t attempt;
 };
 
@@ -60,6 +61,7 @@ class TrainingLoop {
   void save_now();
   ExitCode stop(const StopDecision& decision);
   ExitCode end();
+  void describe_run();
   void open_metrics(int64_t step);
   bool is_rank_0() const { return job_.run != nullptr; }
 

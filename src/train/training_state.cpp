@@ -112,19 +112,22 @@ Json to_json(const TrainingState& state) {
           {"skipped_steps", state.skipped_steps},
           {"consecutive_skipped_steps", state.consecutive_skipped_steps},
           {"accepted_losses", state.accepted_losses},
-          {"skipped_samples", skipped}};
+          {"skipped_samples", skipped},
+          {"dataset", state.dataset}};
 }
 
 TrainingState training_state_from_json(const Json& json, const std::string& where) {
-  const Members members(json, where,
-                        {"step", "next_sample", "tokens", "updates", "skipped_steps",
-                         "consecutive_skipped_steps", "accepted_losses", "skipped_samples"});
+  const Members members(
+      json, where,
+      {"step", "next_sample", "tokens", "updates", "skipped_steps", "consecutive_skipped_steps",
+       "accepted_losses", "skipped_samples", "dataset"});
   TrainingState state = {.step = members.count("step"),
                          .next_sample = members.count("next_sample"),
                          .tokens = members.count("tokens"),
                          .updates = members.count("updates"),
                          .skipped_steps = members.count("skipped_steps"),
-                         .consecutive_skipped_steps = members.count("consecutive_skipped_steps")};
+                         .consecutive_skipped_steps = members.count("consecutive_skipped_steps"),
+                         .dataset = members.text("dataset")};
   for (const Json& loss : members.list("accepted_losses"))
     state.accepted_losses.push_back(loss_from_json(loss, members.where("accepted_losses")));
   for (const Json& samples : members.list("skipped_samples"))

@@ -30,6 +30,7 @@ struct TrainingState {
   int64_t consecutive_skipped_steps = 0;             // the latest ones
   std::vector<double> accepted_losses = {};          // of the latest updates, oldest first
   std::vector<SkippedSamples> skipped_samples = {};  // in the order of the stream
+  std::string dataset = {};  // Dataset::fingerprint() of the stream that the samples are of
 
   bool operator==(const TrainingState&) const = default;
 };

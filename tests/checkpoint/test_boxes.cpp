@@ -183,7 +183,7 @@ TEST_CASE("tensors cut one way are loaded into parts cut another way") {
   CpuBackend backend(1);
   Dice dice(2);
   int64_t bytes_needed = 0, bytes_read = 0;
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 100'000; ++i) {
     const std::vector<int64_t> shape = random_shape(dice, i % 3 == 0 ? 13 : 6);
     const int64_t numel = numel_of(shape);
     // The file holds the global index of each element.

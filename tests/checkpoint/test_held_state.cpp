@@ -23,19 +23,6 @@ struct Numbers {
   std::vector<double> losses, norms;
 };
 
-struct Job {
-  Layout layout;
-  size_t variant = 0;
-
-  RunConfig on(RunConfig config) const {
-    config.parallelism = layout.parallelism();
-    Variant(variant).apply(config);
-    return config;
-  }
-  int ranks() const { return layout.dp * layout.tp * layout.pp; }
-  std::string name() const { return layout.name() + ", " + Variant(variant).name(); }
-};
-
 Numbers train(TrainerOnRank& on_rank, int steps) {
   Numbers numbers;
   for (int i = 0; i < steps; ++i) {
@@ -79,10 +66,10 @@ Numbers load_and_train(RunConfig config, int ranks,
 }
 
 // Saves on every layout, loads each checkpoint on each, and goes on: E1.
-void check_all_pairs(const RunConfig& config, const std::vector<Job>& jobs) {
+void check_all_pairs(const RunConfig& config, const std::vector<GridJob>& jobs) {
   std::deque<MemoryCheckpoint> checkpoints;
   std::vector<Numbers> continued;
-  for (const Job& job : jobs) {
+  for (const GridJob& job : jobs) {
     CAPTURE(job.name());
     continued.push_back(train_and_save(job.on(config), job.ranks(), checkpoints.emplace_back()));
     CHECK(checkpoints.back().bytes() == checkpoints.front().bytes());
@@ -146,7 +133,7 @@ TEST_CASE("what a job begins with is the same tensors on every layout") {
       size_t index = 0;
       for (const int ranks : {2, 4})
         for (const Layout& layout : layouts_of(ranks, config)) {
-          const Job job = {layout, index++};
+          const GridJob job = {layout, index++};
           CAPTURE(job.name(), bf16, tied);
           CHECK(digests_on(job.on(config), ranks) == reference);
         }
@@ -286,7 +273,7 @@ TEST_CASE("on the same layout training goes on bit for bit") {
         config.fp64.enabled = real == DType::kF64;
         config.bf16.enabled = real == DType::kBF16;
         if (frozen) config.training.frozen = {"model.layers.2.mlp.experts.{1..2}.*"};
-        const Job job = {{.dp = 2, .tp = 2, .ep = 2}, variant};
+        const GridJob job = {{.dp = 2, .tp = 2, .ep = 2}, variant};
         CAPTURE(job.name(), name_of(real), frozen);
         MemoryCheckpoint before, again;
         const Numbers straight = train_and_save(job.on(config), 4, before);
@@ -302,18 +289,18 @@ TEST_CASE("bf16 checkpoints go from layout to layout, master weights and all") {
   RunConfig config = job_config(tokens);
   config.fp64.enabled = false;
   config.bf16.enabled = true;
-  const std::vector<Job> jobs = {{{.dp = 1}, 0},
-                                 {{.dp = 2}, 1},
-                                 {{.dp = 2, .tp = 2, .ep = 2}, 2},
-                                 {{.dp = 2, .pp = 2, .ep = 2}, 5}};
+  const std::vector<GridJob> jobs = {{{.dp = 1}, 0},
+                                     {{.dp = 2}, 1},
+                                     {{.dp = 2, .tp = 2, .ep = 2}, 2},
+                                     {{.dp = 2, .pp = 2, .ep = 2}, 5}};
   std::deque<MemoryCheckpoint> checkpoints;
   std::vector<const MemoryCheckpoint*> all;
-  for (const Job& job : jobs) {
+  for (const GridJob& job : jobs) {
     train_and_save(job.on(config), job.ranks(), checkpoints.emplace_back());
     all.push_back(&checkpoints.back());
     CHECK(has_key(checkpoints.back(), "master/model.norm.weight"));
   }
-  for (const Job& job : jobs) CHECK_NOTHROW(load_and_train(job.on(config), job.ranks(), all));
+  for (const GridJob& job : jobs) CHECK_NOTHROW(load_and_train(job.on(config), job.ranks(), all));
 }
 
 TEST_CASE("weights alone: master weights follow, moments stay") {
@@ -322,11 +309,11 @@ TEST_CASE("weights alone: master weights follow, moments stay") {
   config.fp64.enabled = false;
   config.bf16.enabled = true;
   MemoryCheckpoint checkpoint;
-  train_and_save(Job{{.dp = 2}, 1}.on(config), 2, checkpoint);
+  train_and_save(GridJob{{.dp = 2}, 1}.on(config), 2, checkpoint);
   for (const size_t variant : {0u, 1u, 2u}) {
     config.model.initializer_range = 0.3;
     // A part of each master weight is on each rank; together they are the weights.
-    const RunConfig on_grid = Job{{.dp = 2, .tp = 2, .ep = 2}, variant}.on(config);
+    const RunConfig on_grid = GridJob{{.dp = 2, .tp = 2, .ep = 2}, variant}.on(config);
     on_ranks(on_grid, 4, [&](TrainerOnRank& on_rank, Communicator& world) {
       train(on_rank, 1);
       checkpoint.load(on_rank, world, LoadScope::kWeights);

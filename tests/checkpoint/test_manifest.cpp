@@ -206,6 +206,25 @@ TEST_CASE("manifest: a text that does not end in its own checksum is refused") {
                contains_text("format \"switchyard-checkpoint/12\" found"));
 }
 
+TEST_CASE("manifest: a format to come is told from a manifest that is damaged") {
+  const std::string text = to_json(small_manifest());
+  const auto of_format = [&](const std::string& version) {
+    std::string body = text.substr(0, text.size() - checksum_ending(0).size());
+    body.replace(body.find("checkpoint/1") + 11, 1, version);
+    return body;
+  };
+  REQUIRE(is_newer_manifest(with_checksum(of_format("2"))));
+  REQUIRE(is_newer_manifest(with_checksum(of_format("12"))));
+  REQUIRE(is_newer_manifest(of_format("2") + "}"));  // it may end in some other way
+  REQUIRE_FALSE(is_newer_manifest(text));
+  REQUIRE_FALSE(is_newer_manifest(with_checksum(of_format("0"))));
+  REQUIRE_FALSE(is_newer_manifest(with_checksum(of_format("x"))));
+  REQUIRE_FALSE(is_newer_manifest("switchyard-checkpoint/2"));
+  std::string flipped = text;
+  flipped[flipped.find("checkpoint/1") + 11] = '3';
+  REQUIRE_FALSE(is_newer_manifest(flipped));
+}
+
 TEST_CASE("manifest: boxes cover a tensor once, or it is noticed") {
   REQUIRE(cover({{{}, {}}}, {}));
   REQUIRE_FALSE(cover({}, {}));

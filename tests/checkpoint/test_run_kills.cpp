@@ -87,7 +87,7 @@ TEST_CASE("a save killed at any point harms no checkpoint") {
           }};
   const auto names = kill_everywhere(job, [](RunDirectory& run, int committed) {
     CHECK(newest_tiny(run).step >= committed);
-    for (const int64_t step : run.committed_steps()) CHECK(tiny_content(run, step).has_value());
+    for (const int64_t step : run.committed_steps()) CHECK(read_tiny(run, step).has_value());
     CHECK(run.committed_steps().size() >= (committed < 20 ? 1 : 2));
     CHECK(run.attempt() == 2);
   });
@@ -132,7 +132,7 @@ TEST_CASE("removing old checkpoints, killed at any point, leaves at least two th
     REQUIRE(steps.size() >= 2);
     CHECK(steps[0] == 15);
     CHECK(steps[1] == 10);
-    for (const int64_t step : steps) CHECK(tiny_content(run, step).has_value());
+    for (const int64_t step : steps) CHECK(read_tiny(run, step).has_value());
   });
   CHECK(names.count("checkpoint.deleting.remove") == 1);
 }

@@ -147,6 +147,19 @@ TEST_CASE("a save in which any call fails is not acknowledged, and the one befor
   CHECK(num_failed > 30);
 }
 
+TEST_CASE("a step that is there because its sync failed is not acknowledged later") {
+  const TemporaryDirectory directory;
+  FailsOnce storage;
+  RunDirectory run(storage, directory.file("run"), kQuick);
+  save_tiny(storage, run, 0, 1);
+  const Manifest manifest = write_tiny_files(storage, run, 10, 2);
+  storage.fail_call(7, EIO);  // create, write, sync, close, sync of names, rename, sync of names
+  CHECK_THROWS_AS(run.commit(manifest), Error);
+  REQUIRE(newest_tiny(run) == TinyFound{10, 2});
+  CHECK_THROWS_AS(save_tiny(storage, run, 10, 2), Error);
+  CHECK_FALSE(storage.synced_again());
+}
+
 TEST_CASE("what may fail in a commit that is acknowledged: LATEST, and clearing away") {
   const TemporaryDirectory directory;
   FailsOnce storage;

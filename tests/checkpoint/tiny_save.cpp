@@ -73,7 +73,7 @@ RunDirectory::Commit save_tiny(Storage& storage, RunDirectory& run, int64_t step
   return run.commit(write_tiny_files(storage, run, step, content));
 }
 
-std::optional<int> tiny_content(const RunDirectory& run, int64_t step) {
+std::optional<TinyCheckpoint> read_tiny(const RunDirectory& run, int64_t step) {
   try {
     const CheckpointReader reader(run.step_directory(step));
     const Manifest& manifest = reader.manifest();
@@ -81,7 +81,7 @@ std::optional<int> tiny_content(const RunDirectory& run, int64_t step) {
     reader.verify_everything();
     const int content = manifest.train.at("content");
     if (manifest.tensors.at("weight").digest != digest_of_content(content)) return std::nullopt;
-    return content;
+    return TinyCheckpoint{content, manifest.id.lineage};
   } catch (const Error&) {
     return std::nullopt;
   }
@@ -89,7 +89,7 @@ std::optional<int> tiny_content(const RunDirectory& run, int64_t step) {
 
 TinyFound newest_tiny(const RunDirectory& run) {
   for (const int64_t step : run.committed_steps())
-    if (const auto content = tiny_content(run, step)) return {step, *content};
+    if (const auto found = read_tiny(run, step)) return {step, found->content};
   return {};
 }
 

@@ -16,8 +16,12 @@ namespace switchyard::test {
 Manifest write_tiny_files(Storage& storage, RunDirectory& run, int64_t step, int content);
 RunDirectory::Commit save_tiny(Storage& storage, RunDirectory& run, int64_t step, int content);
 
-// What a checkpoint holds, every byte checked; nothing if it is not valid or another run's.
-std::optional<int> tiny_content(const RunDirectory& run, int64_t step);
+// A checkpoint, every byte checked; nothing if it is not valid or another run's.
+struct TinyCheckpoint {
+  int content = 0;
+  std::string lineage = {};
+};
+std::optional<TinyCheckpoint> read_tiny(const RunDirectory& run, int64_t step);
 
 // The checkpoint that a run would go on from: the newest valid one.
 struct TinyFound {

@@ -1,8 +1,11 @@
 // What run_ranks() does when ranks fail, disagree or wait for ever.
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <stdexcept>
+#include <string>
 #include <thread>
+#include <utility>
 
 #include "comm/thread_communicator.h"
 #include "support/catch.h"
@@ -158,4 +161,31 @@ TEST_CASE("the deadline counts from the last move of any rank") {
     world.barrier();
   };
   CHECK_NOTHROW(run_ranks(3, body, 0.4));
+}
+
+TEST_CASE("a communicator refuses threads that did not make it, and says what they called") {
+  const auto message_of = [](const std::function<void()>& call) {
+    std::string message = "none";
+    std::thread([&] {
+      try {
+        call();
+      } catch (const Error& error) {
+        message = error.what();
+      }
+    }).join();
+    return message;
+  };
+  run_ranks(2, [&](Communicator& world) {
+    HostTensor<float> x({4});
+    const std::pair<const char*, std::function<void()>> calls[] = {
+        {"all_reduce", [&] { world.all_reduce_sum(x); }},
+        {"all_gather_host", [&] { world.barrier(); }},
+        {"send_receive", [&] { world.send_receive({}, {}); }},
+        {"split", [&] { world.split(0, 0, "part"); }}};
+    for (const auto& [name, call] : calls)
+      SY_CHECK(message_of(call).find(fmt::format("world (rank {} of 2): {} is called by a thread",
+                                                 world.rank(), name)) != std::string::npos,
+               "{}: {}", name, message_of(call));
+    world.barrier();
+  });
 }

@@ -127,6 +127,21 @@ TEST_CASE("text that is not JSON is located") {
   CHECK_THAT(message_of("{\"a\": \"\xff\"}"), contains_text("not valid JSON"));
 }
 
+TEST_CASE("what would cost time or memory out of proportion is refused at once") {
+  std::string objects = "{", lists = "{\"a\":";
+  for (int i = 0; i < 10'000; ++i) objects += "\"a\":{";
+  CHECK_THAT(message_of(objects), contains_text("nested more than 64 deep"));
+  CHECK_THAT(message_of(lists + std::string(100'000, '[')),
+             contains_text("c.json:1:69: nested more than 64 deep"));
+  CHECK_THAT(message_of("{}", 1, {"model.name=\xff"}), contains_text("not UTF-8"));
+  CHECK_THAT(message_of("{}", 1, {std::string(100'000, '.') + "=1"}),
+             contains_text("nested more than 64 deep"));
+  CHECK_THAT(message_of("{}", 1, {"model.num_hidden_layers=2147483647"}),
+             contains_text("found 2147483647"));
+  CHECK_THAT(message_of("{}", 1, {"model.hidden_size=2147483647"}),
+             contains_text("found 2147483647"));
+}
+
 TEST_CASE("--set overrides values, makes sections, and is checked alike") {
   const std::string text = config_with(R"("moe": {"enabled": true, "top_k": 1})");
   const RunConfig config = load(text, 1,

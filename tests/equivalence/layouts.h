@@ -91,4 +91,18 @@ struct Variant {
                                            RecomputePolicy::kFull};
 };
 
+// A layout with everything that may change with it.
+struct GridJob {
+  Layout layout;
+  size_t variant = 0;
+
+  RunConfig on(RunConfig config) const {
+    config.parallelism = layout.parallelism();
+    Variant(variant).apply(config);
+    return config;
+  }
+  int ranks() const { return layout.dp * layout.tp * layout.pp; }
+  std::string name() const { return layout.name() + ", " + Variant(variant).name(); }
+};
+
 }  // namespace switchyard::test

@@ -105,6 +105,21 @@ TEST_CASE("the time until a save is on the disk costs what the formula says") {
   CHECK(expected_ettr(free, interval) > expected_ettr(model, interval) + 0.01);
 }
 
+TEST_CASE("known speeds say how long a save takes") {
+  const FailureRates rates = {.save_s = 3, .persist_s = 60};
+  const FailureRates unknown = with_save_times(rates, {}, 8e9, 1e9, true);
+  CHECK(unknown.save_s == 3);
+  CHECK(unknown.persist_s == 60);
+  const FailureRates async =
+      with_save_times(rates, {.copy_gb_per_s = 5, .write_gb_per_s = 2}, 8e9, 1e9, true);
+  CHECK_THAT(async.save_s, WithinRel(0.2, 1e-12));
+  CHECK_THAT(async.persist_s, WithinRel(4, 1e-12));
+  const FailureRates sync =
+      with_save_times(rates, {.copy_gb_per_s = 5, .write_gb_per_s = 2}, 8e9, 1e9, false);
+  CHECK_THAT(sync.save_s, WithinRel(4, 1e-12));
+  CHECK(sync.persist_s == 0);
+}
+
 TEST_CASE("what plan prints") {
   const std::string text = checkpoint_interval_text(
       {.rank_mtbf_hours = {50700}, .save_s = 3, .persist_s = 0, .restart_s = 600}, 10240);

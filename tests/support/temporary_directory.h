@@ -12,11 +12,16 @@ namespace switchyard::test {
 
 class TemporaryDirectory {
  public:
-  TemporaryDirectory() {
+  explicit TemporaryDirectory(
+      const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
     // create_directory() says false where there is one already.
     for (int n = 0; path_.empty() || !std::filesystem::create_directory(path_); ++n)
-      path_ = std::filesystem::temp_directory_path() /
-              ("switchyard-" + std::to_string(getpid()) + "-" + std::to_string(n));
+      path_ = parent / ("switchyard-" + std::to_string(getpid()) + "-" + std::to_string(n));
+  }
+  // In memory, where the system has a place for that.
+  static std::filesystem::path memory() {
+    return std::filesystem::is_directory("/dev/shm") ? "/dev/shm"
+                                                     : std::filesystem::temp_directory_path();
   }
   ~TemporaryDirectory() {
     std::error_code ignored;

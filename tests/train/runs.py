@@ -51,11 +51,12 @@ class Runs(unittest.TestCase):
         return [MPIRUN, "--bind-to", "none", "-n", str(ranks), *wrapper, program, "train",
                 "config.json", *options]
 
-    def start(self, *command):
+    def start(self, *command, **how):
         self.log = open(self.path / "log", "w+")
         self.addCleanup(self.log.close)
         process = subprocess.Popen(command, cwd=self.path, stdout=self.log, stderr=self.log,
-                                   env={**os.environ, "SWITCHYARD": SWITCHYARD, "ASAN_OPTIONS": ASAN_OPTIONS})
+                                   env={**os.environ, "SWITCHYARD": SWITCHYARD, "ASAN_OPTIONS": ASAN_OPTIONS},
+                                   **how)
         self.addCleanup(lambda: process.poll() is None and process.kill())
         return process
 
@@ -81,6 +82,19 @@ class Runs(unittest.TestCase):
                 return
             time.sleep(0.01)
         self.fail((self.path / "log").read_text())
+
+    def wait_for_more_lines(self, process, count):
+        path = self.path / "run/metrics.jsonl"
+        number = lambda: path.read_bytes().count(b"\n") if path.exists() else 0
+        before = number()
+        while number() < before + count and process.poll() is None:
+            time.sleep(0.005)
+
+    def assert_nothing_is_left(self):
+        left = [path.name for path in (self.path / "run").iterdir()
+                if path.name.startswith((".staging", ".deleting"))]
+        self.assertEqual(left, [])
+        self.assertEqual(processes_in(self.path), [])
 
     def start_and_wait(self, *options, **kinds):
         process = self.start(*self.command(*options, **kinds))
@@ -108,6 +122,23 @@ class Runs(unittest.TestCase):
         self.assertEqual(record["step"], steps[-1])
         self.assertEqual(steps, list(range(1, len(steps) + 1)))
         return record
+
+
+def losses(lines):
+    return {line["step"]: (line["lm_loss"], line["grad_norm"]) for line in lines if "lm_loss" in line}
+
+
+def processes_in(directory):
+    """The processes that work in a directory: those of a run and of its launchers."""
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            where = os.readlink(process / "cwd")
+        except OSError:
+            continue
+        if where.startswith(str(directory)):
+            found.append(int(process.name))
+    return found
 
 
 def children_of(process):

@@ -147,6 +147,17 @@ TEST_CASE("a lost message is that of the rank that lacks it, not of those that w
         "message that rank 0 has sent: it was lost");
 }
 
+TEST_CASE("a message lost between hosts names all ranks of both: one of them may be cut off") {
+  Square square;
+  for (const int rank : {1, 2}) square.head(rank).host = {'f', 'a', 'r'};
+  square.has_sent(0, 2).receives(2, 2).has_sent(2, 1);
+  square.receives(0, 2);
+  square.in(1, kDp, CallKind::kAllReduce, 6, 0);
+  square.in(3, kDp, CallKind::kAllReduce, 6, 0);
+  CHECK_THAT(diagnose_hang(square.ranks).text,
+             contains_text("it was lost between node (rank 0, 3) and far (rank 1, 2)"));
+}
+
 TEST_CASE("a message lost in a collective is that of the rank in the earliest round") {
   Square square;  // all have called; 2 lacks something of 3, and nobody goes on without 2
   square.in(0, kWorld, CallKind::kAllReduce, 6, 2, 100);

@@ -5,22 +5,17 @@ Usage: test_killed_runs.py SWITCHYARD MPIRUN SWITCHYARD_WITH_FAULTS [KILLS]
 """
 
 import os
-import pathlib
 import random
 import signal
 import sys
 import time
 import unittest
 
-from runs import Runs, children_of
+from runs import Runs, children_of, losses
 
 WITH_FAULTS = sys.argv[3]
 KILLS = int(sys.argv[4]) if len(sys.argv) > 4 else 4
 STEPS = 400
-
-
-def losses(lines):
-    return {line["step"]: (line["lm_loss"], line["grad_norm"]) for line in lines if "lm_loss" in line}
 
 
 class KilledRuns(Runs):
@@ -59,24 +54,6 @@ class KilledRuns(Runs):
         self.assertEqual(losses(self.metrics()), undisturbed)
         self.assertEqual((self.path / "run/model.safetensors").read_bytes(), weights)
         self.assert_nothing_is_left()
-
-    def wait_for_more_lines(self, process, count):
-        path = self.path / "run/metrics.jsonl"
-        number = lambda: path.read_bytes().count(b"\n") if path.exists() else 0
-        before = number()
-        while number() < before + count and process.poll() is None:
-            time.sleep(0.005)
-
-    def assert_nothing_is_left(self):
-        left = [path.name for path in (self.path / "run").iterdir()
-                if path.name.startswith((".staging", ".deleting"))]
-        self.assertEqual(left, [])
-        for process in pathlib.Path("/proc").glob("[0-9]*"):
-            try:
-                where = os.readlink(process / "cwd")
-            except OSError:
-                continue
-            self.assertFalse(where.startswith(str(self.path)), f"{process} is left")
 
     def test_nobody_leaves_before_all_are_past_the_commit(self):
         os.environ["SWITCHYARD_FAULT"] = "rank=2,point=checkpoint.gathered,nth=2,action=sleep:3"

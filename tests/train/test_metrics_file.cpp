@@ -1,7 +1,12 @@
 // metrics.jsonl through several attempts: every step once among the lines that stand.
+#include <sys/resource.h>
+
+#include <csignal>
+
 #include "core/error.h"
 #include "support/catch.h"
 #include "support/temporary_directory.h"
+#include "train/metrics.h"
 #include "train/metrics_file.h"
 
 using namespace switchyard;
@@ -109,4 +114,23 @@ TEST_CASE("no file: nothing to do; a line that is none: the reader says so") {
   CHECK_THROWS_AS(read_metrics(log.path), Error);
   CHECK(resume_metrics(log.path, 1).superseded_lines == 1);
   CHECK(resume_metrics(log.path, 1).torn_bytes == 0);
+}
+
+TEST_CASE("lines that the disk does not take are kept, and written with later ones") {
+  Log log;
+  log.steps(1, 1, 2);
+  Metrics metrics(log.path, 2, 100, 1000);
+  const auto whole_files = [](rlim_t bytes) {
+    rlimit limit = {};
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = bytes;
+    setrlimit(RLIMIT_FSIZE, &limit);
+  };
+  std::signal(SIGXFSZ, SIG_IGN);
+  whole_files(400);  // the next line is longer than the room that is left
+  for (int64_t step = 3; step <= 4; ++step) metrics.add({.step = step});
+  CHECK(log.standing() == "1a1 2a1");  // no part of a line
+  whole_files(RLIM_INFINITY);
+  metrics.add({.step = 5});
+  CHECK(log.standing() == "1a1 2a1 3a2 4a2 5a2");
 }

@@ -108,6 +108,8 @@ TEST_CASE(
   CHECK(decision.stop);
   CHECK_FALSE(decision.requeue);
   CHECK_THAT(decision.reason, contains_text("/STOP"));
+  CHECK(job.exists("STOP"));  // until the save that belongs to it is on the disk
+  job.ranks[0].forget_stop_file();
   CHECK_FALSE(job.exists("STOP"));
 
   job.now += 1;
@@ -118,6 +120,19 @@ TEST_CASE(
   CHECK_FALSE(job.exists("SAVE"));
   job.now += 1;
   CHECK_FALSE(job.border().save);
+}
+
+TEST_CASE("saves by time are due an interval after the last save began") {
+  Job job(2, {.save_interval_s = 60});
+  job.now += 59;
+  CHECK_FALSE(job.border().save);
+  job.now += 2;
+  CHECK(job.border().save);
+  CHECK(job.border().save);  // none has begun
+  for (StopRequests& rank : job.ranks) rank.saved();
+  CHECK_FALSE(job.border().save);
+  job.now += 60;
+  CHECK(job.border().save);
 }
 
 TEST_CASE("files are looked at twice a second at most") {

@@ -24,7 +24,8 @@ TrainingState some_state() {
           .consecutive_skipped_steps = 1,
           .accepted_losses = {0.1, 1.0 / 3, 2.0, 4.9e-324, -0.0, 1.7976931348623157e308},
           .skipped_samples = {{.first = 16, .count = 44, .step = 3, .reason = "loss_spike"},
-                              {.first = 80, .count = 8, .step = 9, .reason = "\"quoted\"\n"}}};
+                              {.first = 80, .count = 8, .step = 9, .reason = "\"quoted\"\n"}},
+          .dataset = "17 tokens, 00ff"};
 }
 
 std::string error_of(const Json& json) {
@@ -110,6 +111,7 @@ TEST_CASE("training state: anything missing, unknown or of the wrong type is ref
     CHECK_THAT(error_of(json), contains_text("manifest.json: train: \"" + member.key() + "\""));
     for (const Json& wrong : {Json(nullptr), Json("1"), Json(1.5), Json(true), Json(-1),
                               Json::object(), Json(uint64_t{1} << 63), Json::array({-1, "x"})}) {
+      if (good[member.key()].is_string() && wrong.is_string()) continue;
       json[member.key()] = wrong;
       INFO(wrong.dump());
       CHECK_THAT(error_of(json), contains_text("manifest.json: train." + member.key()));

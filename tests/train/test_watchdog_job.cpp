@@ -90,6 +90,30 @@ std::string says(const ProgressHead& head) {
   return fmt::format("rank {} on {}", head.rank, head.host.data());
 }
 
+// A rank stands still outside of collectives, and the other misses it in one.
+void check_culprit(const Case& one, const WatchedJob& job) {
+  const ProgressHead there = job.page(one.culprit).head;
+  const ProgressHead other = check_report(job, 1 - one.culprit, one.call);
+  check_place(there, one.place);
+  const std::string state = one.fault.ends_with("stop")
+                                ? fmt::format("is stopped (process {}),", there.pid)
+                                : "runs without progress";
+  check_verdict(
+      job, one.culprit,
+      fmt::format("{} {} at {}, in no collective; rank {} waits for it in {}", says(there), state,
+                  describe_place(there), 1 - one.culprit, describe_call(other, other.waits_for)));
+}
+
+// The other's message did not reach the rank.
+void check_lost_message(const Case& one, const WatchedJob& job) {
+  const ProgressHead there = check_report(job, one.culprit, one.call);
+  check_verdict(
+      job, one.culprit,
+      fmt::format("{} waits at {}, in {} for a message that rank {} has sent: it was lost",
+                  says(there), describe_place(there), describe_call(there, there.waits_for),
+                  1 - one.culprit));
+}
+
 }  // namespace
 
 TEST_CASE(
@@ -108,18 +132,7 @@ TEST_CASE(
       {kDp, "rank=0,point=train.save,action=stop", 0, "step 0, save", ""},
       {kDp, "rank=1,point=load.read,nth=3,action=hang", 1, "step 0, load", "world all_gather_host",
        true}};
-  run_jobs(cases, [](const Case& one, const WatchedJob& job) {
-    const ProgressHead there = job.page(one.culprit).head;
-    const ProgressHead other = check_report(job, 1 - one.culprit, one.call);
-    check_place(there, one.place);
-    const std::string state = one.fault.ends_with("stop")
-                                  ? fmt::format("is stopped (process {}),", there.pid)
-                                  : "runs without progress";
-    check_verdict(
-        job, one.culprit,
-        fmt::format("{} {} at {}, in no collective; rank {} waits for it in {}", says(there), state,
-                    describe_place(there), 1 - one.culprit, describe_call(other, other.waits_for)));
-  });
+  run_jobs(cases, check_culprit);
 }
 
 TEST_CASE("a lost message is found, with the rank that lacks it and its collective") {
@@ -127,14 +140,35 @@ TEST_CASE("a lost message is found, with the rank that lacks it and its collecti
       {kEp, "rank=1,point=message.all_to_all,nth=40,action=drop", 0, "", "ep all_to_all"},
       {kPp, "rank=1,point=message.send_receive,nth=6,action=drop", 0, "", "pp send_receive"},
       {kDp, "rank=1,point=message.all_reduce,action=drop", 0, "", "dp all_reduce"}};
-  run_jobs(cases, [](const Case& one, const WatchedJob& job) {
-    const ProgressHead there = check_report(job, one.culprit, one.call);
-    check_verdict(
-        job, one.culprit,
-        fmt::format("{} waits at {}, in {} for a message that rank 1 has sent: it was "
-                    "lost",
-                    says(there), describe_place(there), describe_call(there, there.waits_for)));
-  });
+  run_jobs(cases, check_lost_message);
+}
+
+// The nightly's (tests/soak/).
+TEST_CASE("each rank stops, hangs or loses a message in each phase", "[.all]") {
+  std::vector<Case> cases, lost;
+  for (const int rank : {0, 1}) {
+    const auto fault = [&](const std::string& point, int nth, const std::string& action) {
+      return fmt::format("rank={},point={},nth={},action={}", rank, point, nth, action);
+    };
+    for (const std::string action : {"stop", "hang"}) {
+      for (const char* point : {"train.data", "train.forward", "train.backward", "train.optimizer",
+                                "train.report", "train.save", "collective.all_reduce"})
+        cases.push_back({kDp, fault(point, 2, action), rank});
+      for (const char* point :
+           {"train.forward", "train.backward", "train.validation", "collective.all_to_all"})
+        cases.push_back({kEp, fault(point, 1, action), rank});
+      for (const char* point : {"train.forward", "train.backward", "collective.send_receive"})
+        cases.push_back({kPp, fault(point, 5, action), rank});
+      cases.push_back({kDp, fault("load.read", 3, action), rank, "", "", true});
+    }
+    lost.push_back({kDp, fault("message.all_reduce", 1, "drop"), 1 - rank, "", "dp all_reduce"});
+    lost.push_back({kEp, fault("message.all_to_all", 40, "drop"), 1 - rank, "", "ep all_to_all"});
+    lost.push_back(
+        {kPp, fault("message.send_receive", 6, "drop"), 1 - rank, "", "pp send_receive"});
+  }
+  run_jobs(cases, check_culprit);
+  run_jobs(lost, check_lost_message);
+  WARN("counted: " << cases.size() << " hangs and " << lost.size() << " lost messages, all named");
 }
 
 TEST_CASE("slow steps, long validations and a long save are no hang; crashes keep last events") {

@@ -1,0 +1,30 @@
+#include "checkpoint/tensor_feed.h"
+
+#include "core/error.h"
+
+namespace switchyard {
+
+std::span<const std::byte> TensorFeed::ask(size_t held) {
+  std::unique_lock lock(mutex_);
+  asked_ = held;
+  changed_.wait(lock, [&] { return !asked_ || is_closed_; });
+  SY_REQUIRE(kStorage, !asked_, "the save was given up before all was written");
+  return bytes_;
+}
+
+void TensorFeed::serve(
+    const std::function<void(size_t held, std::vector<std::byte>& bytes)>& copy) {
+  const std::scoped_lock lock(mutex_);
+  if (!asked_) return;
+  copy(*asked_, bytes_);
+  asked_.reset();
+  changed_.notify_all();
+}
+
+void TensorFeed::close() {
+  const std::scoped_lock lock(mutex_);
+  is_closed_ = true;
+  changed_.notify_all();
+}
+
+}  // namespace switchyard
