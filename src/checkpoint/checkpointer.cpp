@@ -87,10 +87,10 @@ void Checkpointer::begin(SaveContents contents) {
     snapshot_->take(held_, backend_);
   }
   if (run_)
-    spdlog::info(
-        "step {}: saving {:.1f} MB (bytes per rank: max/mean {:.3f}), training stood "
-        "still for {:.0f} ms",
-        contents_.step, megabytes(bytes()), max_over_mean_bytes(), 1e3 * (now_s() - save_began_));
+    spdlog::info("step {}: saving {:.1f} MB (bytes per rank: max/mean {:.3f}), training {}",
+                 contents_.step, megabytes(bytes()), max_over_mean_bytes(),
+                 is_async_ ? fmt::format("stood still for {:.0f} ms", 1e3 * (now_s() - save_began_))
+                           : "waits");
   start_opening();
   if (is_async_)
     advance();
@@ -198,6 +198,7 @@ void Checkpointer::serve_writer() {
     bytes.resize(static_cast<size_t>(data.bytes()));
     backend_.download(backend_.compute_queue(), bytes.data(), data);
     backend_.host_wait(backend_.record(backend_.compute_queue()));
+    backend_.marks().worked(data.bytes());
   });
 }
 

@@ -18,7 +18,8 @@ class TensorFeed {
   // (kStorage): closed.
   std::span<const std::byte> ask(size_t held);
 
-  // Main thread: does what has been asked, if anything has.
+  // Main thread: does what is asked, until nothing has been for a millisecond, or for a tenth of a
+  // second.
   void serve(const std::function<void(size_t held, std::vector<std::byte>& bytes)>& copy);
   // Nobody will serve any more.
   void close();

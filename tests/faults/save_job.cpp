@@ -121,7 +121,7 @@ bool loads(const std::string& directory, int64_t step, Communicator& world, Back
   return true;
 }
 
-// -1: the run is new.
+// Fills `state` from the newest checkpoint that can be used. Returns its step; -1: the run is new.
 int64_t resume(RunDirectory* run, const std::string& directory, Communicator& world,
                Backend& backend, StepState& state) {
   std::vector<int64_t> steps;
@@ -139,8 +139,6 @@ int64_t resume(RunDirectory* run, const std::string& directory, Communicator& wo
   agree(world, [&] { SY_REQUIRE(kData, !run || run->is_new(), "LOST: no step can be used"); });
   return -1;
 }
-
-}  // namespace
 
 void run_rank(const SaveJob& job, Communicator& world) {
   set_fault_rank(world.rank());
@@ -167,6 +165,8 @@ void run_rank(const SaveJob& job, Communicator& world) {
   }
   if (job.drains) checkpointer.finish();
 }
+
+}  // namespace
 
 void run_save_job(const SaveJob& job) {
   run_ranks(job.num_ranks, [&](Communicator& world) { run_rank(job, world); });

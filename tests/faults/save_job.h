@@ -14,7 +14,6 @@
 #include "checkpoint/checkpointer.h"
 #include "checkpoint/held_tensor.h"
 #include "checkpoint/storage.h"
-#include "comm/communicator.h"
 
 namespace switchyard::test {
 
@@ -52,8 +51,6 @@ struct SaveJob {
 
 // Error of the job's. The fault rank of every thread is its rank.
 void run_save_job(const SaveJob& job);
-// On this rank only; collective.
-void run_rank(const SaveJob& job, Communicator& world);
 
 SaveContents contents_of(int64_t step);
 

@@ -150,7 +150,7 @@ TEST_CASE("the third failure in a row is the end, on all ranks, and not the thir
 // Goes on training, in effect, while a save hangs: votes every millisecond. Counts the votes.
 SaveJob job_that_goes_on(const TemporaryDirectory& directory, std::atomic<int>& votes) {
   SaveJob job{.directory = directory.file("run"), .last_step = 9};
-  job.settings.timeout_s = 0.1;
+  job.settings.timeout_s = 0.5;
   job.after_begin = [&](Checkpointer& checkpointer, StepState&, int64_t) {
     while (checkpointer.is_busy()) {
       ++votes;

@@ -80,7 +80,10 @@ std::vector<Damage> damages() {
       spoil(join(step_of(run, step), file));
     });
   };
-  for (const std::string file : {"manifest.json", "w00000.safetensors", "w00001.safetensors"}) {
+  for (const double where : {0.5, 1.0})
+    add("w00000.safetensors", fmt::format("has a bit turned over at {}", where),
+        [=](const std::string& path) { flip(path, where); });
+  for (const std::string file : {"manifest.json", "w00001.safetensors"}) {
     for (const double where : {0.0, 0.001, 0.5, 1.0})
       add(file, fmt::format("has a bit turned over at {}", where),
           [=](const std::string& path) { flip(path, where); });
@@ -186,8 +189,8 @@ TEST_CASE("a run that has lost its checkpoints never begins anew by itself") {
   }
 }
 
-// Saves, as step 4, what `doctor` makes of the state of a run at step 3: a checkpoint that is valid
-// and holds something else than the run needs.
+// Saves, in the place of step 3, what `doctor` makes of a state: a checkpoint that is valid and
+// holds something else than the run needs.
 void save_doctored(const RunConfig& config,
                    const std::function<void(std::vector<HeldTensor>&)>& doctor) {
   SelfCommunicator world("world");
@@ -199,12 +202,10 @@ void save_doctored(const RunConfig& config,
   const auto run = std::make_shared<RunDirectory>(*storage, config.training.output_dir,
                                                   RunDirectory::Options{.lock_wait_s = 0});
   const Manifest manifest = manifest_of(config.training.output_dir, 3);
-  SaveContents contents = {.step = 4, .time = manifest.time, .version = manifest.version};
+  SaveContents contents = {.step = 3, .time = manifest.time, .version = manifest.version};
   contents.config = manifest.config;
   contents.layout = manifest.layout;
   contents.train = manifest.train;
-  contents.train["step"] = 4;
-  contents.train["updates"] = 4;
   Checkpointer checkpointer({}, world, on_rank.backend, held, storage, run);
   checkpointer.begin(std::move(contents));
   checkpointer.finish();
@@ -256,7 +257,7 @@ TEST_CASE("a checkpoint with other tensors than the run has is refused, by name"
         key = tensor.key;
         doctor(tensor);
       });
-      const TrainingEnd end = train_on_threads(config, 1, {.resume_step = 4});
+      const TrainingEnd end = train_on_threads(config, 1, {.resume_step = 3});
       INFO(role_name(role) << ", " << complaint << ": " << end.error);
       CHECK(end.code == ExitCode::kData);
       CHECK_THAT(end.error, contains_text("\"" + key + "\""));
@@ -268,7 +269,7 @@ TEST_CASE("a checkpoint with other tensors than the run has is refused, by name"
     fs::copy(directory.file("start"), config.training.output_dir, fs::copy_options::recursive);
     const LogLines log;
     save_doctored(config, [](std::vector<HeldTensor>& held) { held.resize(held.size() - 23); });
-    const TrainingEnd end = train_on_threads(config, 1, {.resume_step = 4});
+    const TrainingEnd end = train_on_threads(config, 1, {.resume_step = 3});
     CHECK(end.code == ExitCode::kData);
     size_t named = 0;
     for (size_t at = 0; (at = end.error.find("is missing", at)) != std::string::npos; ++at) ++named;
@@ -278,7 +279,7 @@ TEST_CASE("a checkpoint with other tensors than the run has is refused, by name"
     // By itself the run goes on from the step before.
     CHECK(train_on_threads(config, 1).error.empty());
     CHECK(log.with(kOlder).size() == 1);
-    CHECK(log.with("goes on from step 3").size() == 1);
+    CHECK(log.with("goes on from step 2").size() == 1);
   }
 }
 

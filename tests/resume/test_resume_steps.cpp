@@ -93,7 +93,7 @@ TrainingState garbage_state() {
   consecutive_skipped_steps = 2;
   accepted_losses.assign(9, -1e300);
   skipped_samples = {{.first = 1, .count = 2, .step = 3, .reason = "garbage"}};
-  dataset = "garbage";
+  dataset = "garbage";  // of the job, not of the checkpoint
   return state;
 }
 

@@ -46,8 +46,9 @@ class RandomEvents(DisturbedRuns):
             except ProcessLookupError:
                 pass  # it has ended meanwhile
 
-    def disturb_rank(self, what, number, allowed, *options):
+    def disturb_rank(self, what, number, allowed, *options, after_lines=0):
         process = self.begin(*options)
+        self.wait_for_more_lines(process, after_lines)
         self.wait_for_a_moment(process)
         self.send_to_rank(process, number)
         return self.note(what, self.finish(process), (0, *allowed))
@@ -56,7 +57,8 @@ class RandomEvents(DisturbedRuns):
         return self.disturb_rank("kill -9", signal.SIGKILL, KILLED)
 
     def stop_rank(self):
-        return self.disturb_rank("SIGSTOP", signal.SIGSTOP, (76,), *WATCHED)
+        """Once the watchdog is there: who stops while MPI starts is not noticed by anybody."""
+        return self.disturb_rank("SIGSTOP", signal.SIGSTOP, (76,), *WATCHED, after_lines=1)
 
     def signal_rank(self):
         number = self.chance.choice((signal.SIGUSR1, signal.SIGTERM))
