@@ -3,12 +3,14 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <map>
+#include <optional>
 
 #include "cli/bench.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/plan.h"
 #include "cli/prepare.h"
+#include "cli/start_deadline.h"
 #include "cli/train.h"
 #include "cli/verify.h"
 #include "comm/collective_error.h"
@@ -55,7 +57,9 @@ int run_on_ranks(MpiRuntime& mpi, const std::function<int(Communicator& world)>&
 
 int run_together(int argc, char** argv, const std::function<int(Communicator& world)>& command) {
   return report_errors([&] {
+    std::optional<StartDeadline> deadline(std::in_place, start_timeout());
     MpiRuntime mpi(argc, argv);
+    deadline.reset();
     return run_on_ranks(mpi, command);
   });
 }

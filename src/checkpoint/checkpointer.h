@@ -66,7 +66,6 @@ class Checkpointer {
 
   int64_t bytes() const { return plan_->total_bytes(); }  // of the tensors of a checkpoint
   double max_over_mean_bytes() const { return plan_->max_over_mean_bytes(); }
-  bool is_async() const { return is_async_; }
 
   // The rest is collective, between steps; the same on all ranks.
   bool is_busy() const { return phase_ != Phase::kIdle; }

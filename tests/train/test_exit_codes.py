@@ -163,6 +163,15 @@ class Checkpoints(Runs):
         self.assertEqual(self.finish(process), 76)
         self.assert_record(76, "hang", "rank 1")
 
+    def test_76_a_rank_that_stands_still_while_mpi_starts(self):
+        process = self.start("env", "SWITCHYARD_START_TIMEOUT=3", *self.command())
+        while len(ranks := children_of(process)) < 2:
+            time.sleep(0.001)
+        os.kill(ranks[1], signal.SIGSTOP)
+        self.assertEqual(self.finish(process), 76)
+        self.assertIn("MPI has not started after 3 s", self.output)
+        self.assertIsNone(self.record())
+
     def test_a_save_file(self):
         process = self.start_and_wait()
         before = self.num_checkpoints()
