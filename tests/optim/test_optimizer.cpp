@@ -79,6 +79,7 @@ TEST_CASE("optimizer: weights decay only where declared") {
 
 TEST_CASE("optimizer: a model declares decay for everything but norms and routers") {
   RunConfig config = OptimizerCase{}.config();
+  config.parallelism.sequence_parallel = false;
   config.model = {.vocab_size = 11,
                   .hidden_size = 8,
                   .num_hidden_layers = 2,
