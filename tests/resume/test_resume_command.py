@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -77,8 +78,12 @@ class Resume(unittest.TestCase):
         with open(self.path / "run/metrics.jsonl", "a") as file:
             file.write('{"step":9,"lm_')  # as a crash of the machine leaves it
         self.assertEqual(self.train(ranks=2), 0, self.output)
-        self.assertIn("attempt 2 goes on from step 5", self.output)
-        self.assertEqual([line["attempt"] for line in self.steps("run")], 5 * [1] + 7 * [2])
+        # From step 5, unless its save was slower than three steps.
+        found = re.search(r"attempt 2 goes on from step (\d+)", self.output)
+        self.assertIsNotNone(found, self.output)
+        step = int(found[1])
+        self.assertIn(step, (0, 5))
+        self.assertEqual([line["attempt"] for line in self.steps("run")], step * [1] + (12 - step) * [2])
         self.assertEqual(self.timeless_steps("run"), self.timeless_steps("straight"))
         self.assertEqual(self.digests("run", 12), self.digests("straight", 12))
         self.assertEqual(self.manifest("run", 12)["train"], self.manifest("straight", 12)["train"])
