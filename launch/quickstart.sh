@@ -2,7 +2,8 @@
 # From nothing to a trained Mixture-of-Experts model, in one command:
 #   launch/quickstart.sh [--set a.b=value ...]
 # Installs the packages that are missing (Debian; root or sudo), builds, fetches a text, trains on
-# it for some minutes with two ranks and lets the model write. What is already there is reused.
+# it for some minutes with two ranks and lets the model write. What is already there is reused, and a
+# run that was stopped or killed goes on.
 # The options go to `switchyard train`, e.g. --set training.max_steps=100 for a shorter run.
 # $SWITCHYARD, when set, is the binary to use instead of building one.
 set -euo pipefail
@@ -67,10 +68,21 @@ prepare_tokens() {
   "$SWITCHYARD" prepare "$text" --output data/kjv --force
 }
 
-# Makes runs/quickstart-N with the first free N, and prints its name.
-new_run_directory() {
+# Whether a run began, has not finished, and no job is at work on it (its last one may be dying).
+is_unfinished() {
+  [[ -f $1/run.json ]] && ! grep -qs '"code": 0,' "$1/exit.json" && flock --wait 5 "$1/lock" true
+}
+
+# The last runs/quickstart-N, if it is unfinished; else a new one with the first free N. Prints its
+# name.
+choose_run_directory() {
   local n=1
   mkdir -p runs
+  while [[ -d runs/quickstart-$((n + 1)) ]]; do ((++n)); done
+  if is_unfinished "runs/quickstart-$n"; then
+    echo "runs/quickstart-$n"
+    return
+  fi
   until mkdir "runs/quickstart-$n" 2>/dev/null; do
     [[ -d runs/quickstart-$n ]] || return 1  # not a question of the number
     ((++n))
@@ -94,7 +106,7 @@ tools/install_packages.sh build text
 build
 fetch_text
 prepare_tokens
-run=$(new_run_directory)
+run=$(choose_run_directory)
 stage train "$config with 2 ranks into $run"
 # A job that never began leaves no directory behind.
 trap 'rmdir --ignore-fail-on-non-empty "$run"' EXIT
