@@ -72,6 +72,7 @@ LaunchEnvironment launch_environment() {
   };
   constexpr double kOpenMpiKillDelay = 1;  // its default
   LaunchEnvironment launch = {.slurm_job_end = number("SLURM_JOB_END_TIME")};
+  if (const char* job = std::getenv("SLURM_JOB_ID")) launch.job_id = job;
   if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
     launch.mpirun_kill_delay_s =
         number("OMPI_MCA_odls_base_sigkill_timeout").value_or(kOpenMpiKillDelay);

@@ -44,9 +44,10 @@ void refuse_lost_run(const RunDirectory& run) {
 }
 
 std::shared_ptr<RunDirectory> open_run(const RunConfig& config, const RunOptions& options,
+                                       const std::string& job_id,
                                        const std::shared_ptr<Storage>& storage) {
   create_parent(config.training.output_dir);
-  const RunDirectory::Options how = {.allow_fresh = options.allow_fresh, .job_id = options.job_id};
+  const RunDirectory::Options how = {.allow_fresh = options.allow_fresh, .job_id = job_id};
   // Whoever keeps the directory keeps the storage that it works on.
   const std::shared_ptr<RunDirectory> run(
       new RunDirectory(*storage, config.training.output_dir, how),
@@ -81,7 +82,7 @@ ExitCode run_training(const RunConfig& config, const RunOptions& options, Backen
   std::optional<Goodput> goodput;
   agree(world, [&] {
     if (!is_rank_0) return;
-    run = open_run(config, options, storage);
+    run = open_run(config, options, launch.job_id, storage);
     recorder.begin_attempt(run->attempt());
     const fs::path account = fs::path(run->path()) / "goodput.json";
     if (options.allow_fresh) fs::remove(account);  // of what has been put aside

@@ -31,7 +31,6 @@ struct RunOptions {
   std::string init_from = {};  // a new run takes its weights from the newest checkpoint of this run
   // Keys of class `mathematics` (config/changes.h) that may differ from the checkpoint's.
   std::vector<std::string> overrides = {};
-  std::string job_id = {};  // of the scheduler, for people
 };
 
 // Trains as `config` (resolved, nothing unbuilt in it) says, to the end (kOk) or until all ranks

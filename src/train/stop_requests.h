@@ -22,6 +22,7 @@ namespace switchyard {
 
 // What the launcher told in the environment, read by cli/: the library reads no environment.
 struct LaunchEnvironment {
+  std::string job_id = {};                         // of the scheduler, for people
   std::optional<double> slurm_job_end = {};        // Unix time (SLURM_JOB_END_TIME)
   std::optional<double> mpirun_kill_delay_s = {};  // under Open MPI's mpirun: SIGTERM to SIGKILL
 };

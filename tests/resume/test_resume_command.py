@@ -40,11 +40,14 @@ class Resume(unittest.TestCase):
         self.addCleanup(self.directory.cleanup)
         self.path = pathlib.Path(self.directory.name)
         (self.path / "config.json").write_text(CONFIG)
-        words = random.Random(1)
+        self.prepare(seed=1)
+
+    def prepare(self, seed):
+        words = random.Random(seed)
         text = "".join(words.choice(["the ", "dark ", "and ", "light ", "of "]) for _ in range(500))
         (self.path / "text.txt").write_text(text)
-        subprocess.run([SWITCHYARD, "prepare", "text.txt", "--output", "tokens"], cwd=self.path,
-                       check=True, capture_output=True)
+        subprocess.run([SWITCHYARD, "prepare", "text.txt", "--output", "tokens", "--force"],
+                       cwd=self.path, check=True, capture_output=True)
 
     def train(self, *options, ranks=1, program=SWITCHYARD, fault=None):
         """Exit code; what was said is in self.output."""
@@ -89,6 +92,24 @@ class Resume(unittest.TestCase):
         self.assertEqual(self.manifest("run", 12)["train"], self.manifest("straight", 12)["train"])
         self.assertEqual((self.path / "run/model.safetensors").read_bytes(),
                          (self.path / "straight/model.safetensors").read_bytes())
+
+    def test_other_tokens_are_refused_unless_they_are_meant(self):
+        self.assertEqual(self.train("--set", "training.max_steps=5"), 0, self.output)
+        self.prepare(seed=2)
+        self.assertEqual(self.train(), 64, self.output)
+        self.assertIn("samples would be repeated or lost", self.output)
+        self.assertEqual(self.train("--override", "data.path"), 0, self.output)
+
+    def test_checkpoints_of_other_steps_and_runs_are_passed_over(self):
+        self.assertEqual(self.train("--set", "training.max_steps=6"), 0, self.output)
+        (self.path / "run/step-000000006").rename(self.path / "run/step-000000009")
+        self.assertEqual(self.train("--set", "training.max_steps=6", "--set",
+                                    "training.output_dir=other"), 0, self.output)
+        (self.path / "other/step-000000006").rename(self.path / "run/step-000000006")
+        self.assertEqual(self.train("--set", "training.max_steps=6"), 0, self.output)
+        self.assertIn("holds step 6 (6 in its training state), expected 9", self.output)
+        self.assertIn("was it brought from elsewhere?", self.output)
+        self.assertIn("attempt 2 goes on from step 5", self.output)
 
     def test_options_of_a_resume(self):
         self.assertEqual(self.train(), 0, self.output)
