@@ -12,8 +12,8 @@ import unittest
 from soak import COUNT, WITH_FAULTS, DisturbedRuns, main
 from runs import children_of
 
-# What ends a rank before it listens to signals ends the job with that signal.
-EARLY = (128 + signal.SIGUSR1, 128 + signal.SIGTERM)
+# What ends a rank before it listens to signals ends the job with that signal; mpirun likewise.
+EARLY = (128 + signal.SIGUSR1, 128 + signal.SIGTERM, -signal.SIGUSR1)
 KILLED = (137, 1)
 WATCHED = ("--set", "watchdog.timeout=2", "--set", "watchdog.gap_factor=2")
 # Writes of which the newest checkpoint, and no other file, suffers.

@@ -9,6 +9,7 @@
 #   random_events     1000   kills, stops, signals, faults of storage, flipped bits at a run that is
 #                            started again each time (reliability A11)
 #   killed_launchers    50   each: mpirun, the batch shell, their process groups killed (A6)
+#   killed_hosts        50   all processes of a host (network namespace) killed: root (A6)
 #   double_faults      100   kills in a save, and again while the run comes back (A8)
 #   all_pairs            1   all ordered pairs of twelve layouts, f64 and f32 (E1)
 #   slurm                3   requeues in a row under a SLURM of its own: slurm-wlm, root (F7)
@@ -23,7 +24,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-soaks=(random_events=1000 killed_launchers=50 double_faults=100 all_pairs=1 slurm=3 hangs=1
+soaks=(random_events=1000 killed_launchers=50 killed_hosts=50 double_faults=100 all_pairs=1 slurm=3 hangs=1
   partition=4 snapshots=1000 fuzz=10000000 reference_reader=1000000)
 build=$PWD/build/cpu
 logs=$PWD/build/soak
