@@ -11,6 +11,7 @@
 #include "cli/plan.h"
 #include "cli/prepare.h"
 #include "cli/start_deadline.h"
+#include "cli/this_code.h"
 #include "cli/train.h"
 #include "cli/verify.h"
 #include "comm/collective_error.h"
@@ -280,9 +281,14 @@ void add_bench(CLI::App& app, Request& request, int argc, char** argv) {
   });
 }
 
+std::string version_text(const CodeInfo& code) {
+  return fmt::format("{}, revision {}, {}, {}", code.version, code.revision, code.compiler,
+                     code.build);
+}
+
 int run(int argc, char** argv) {
   CLI::App app("Switchyard: distributed Mixture-of-Experts training");
-  app.set_version_flag("--version", SWITCHYARD_VERSION);
+  app.set_version_flag("--version", version_text(this_code()));
   app.require_subcommand(1);
   Request request;
   add_prepare(app, request);
