@@ -123,19 +123,24 @@ void CheckpointReader::check_header(const std::string& name,
   const SavedFile& saved = manifest_.files.at(name);
   const SafetensorsHeader header =
       parse_header(read_header(name), saved.bytes - saved.header_bytes, path);
-  // Which of how many writers it is, only the name of the file says.
+  // Which file of how many it is, only the name of the file says.
   const auto field = [&](const char* key) {
     const auto found = header.metadata.find(key);
     return found == header.metadata.end() ? std::string() : found->second;
   };
-  Metadata expected = shard_metadata(manifest_.id, 0, 0);
-  expected["writer"] = field("writer");
-  expected["num_writers"] = field("num_writers");
+  const bool is_part = header.metadata.contains("part");
+  Metadata expected = shard_metadata(manifest_.id, {.num_parts = is_part ? 2 : 1});
+  for (const char* key : {"writer", "num_writers", "part", "num_parts"})
+    if (const auto of_place = expected.find(key); of_place != expected.end())
+      of_place->second = field(key);
   SY_REQUIRE(kData, header.metadata == expected,
              "{}: a file of another checkpoint: {} found, expected {}", path,
              shown(header.metadata), shown(expected));
-  SY_REQUIRE(kData, fmt::format("w{:0>5}{}", field("writer"), kShardSuffix) == name,
-             "{}: a file of writer {} by its header", path, shown(field("writer")));
+  const std::string part = is_part ? fmt::format("-{:0>5}", field("part")) : "";
+  SY_REQUIRE(kData, fmt::format("w{:0>5}{}{}", field("writer"), part, kShardSuffix) == name,
+             "{}: {}a file of writer {} by its header", path,
+             is_part ? fmt::format("part {} of ", shown(field("part"))) : "",
+             shown(field("writer")));
   SY_REQUIRE(kData, header.tensors == entries,
              "{}: the header does not list the {} boxes that the manifest does", path,
              entries.size());

@@ -50,8 +50,8 @@ Checkpointer::Checkpointer(const SaveSettings& settings, Communicator& world, Ba
       control_(world.split(0, world.rank(), "control")),
       backend_(backend),
       held_(std::move(held)),
-      plan_(std::make_shared<const SavePlan>(
-          plan_save(exchange_declarations(declarations_of(held_), *control_)))),
+      plan_(std::make_shared<const SavePlan>(plan_save(
+          exchange_declarations(declarations_of(held_), *control_), settings.max_file_bytes))),
       storage_(std::move(storage)),
       run_(std::move(run)),
       run_mutex_(std::make_shared<std::mutex>()) {
@@ -236,7 +236,7 @@ void Checkpointer::start_committing() {
                                        contents = contents_](RunDirectory& run) {
     run.commit({.id = run.id_of(contents.step),
                 .time = contents.time,
-                .version = contents.version,
+                .code = contents.code,
                 .config = contents.config,
                 .layout = contents.layout,
                 .train = contents.train,
@@ -267,13 +267,20 @@ void Checkpointer::go_back_to(int64_t step) {
   });
 }
 
+// "w00003.safetensors"; "w00003-*.safetensors" where this rank writes several.
+std::string Checkpointer::text_of_files() const {
+  const ShardPlace place = {.writer = control_->rank()};
+  return files_of(*plan_, control_->rank()).size() < 2
+             ? shard_name(place)
+             : fmt::format("w{:05}-*{}", place.writer, kShardSuffix);
+}
+
 std::string Checkpointer::failure_text(TaskState mine) const {
   if (mine == TaskState::kFailed) return task_.error();
   if (mine != TaskState::kHangs) return "";
   // While rank 0 makes the staging directory, its name is the thread's.
-  const std::string where = phase_ == Phase::kWriting
-                                ? join(*staging_, shard_name(control_->rank()))
-                                : join(run_->path(), kManifestFile);
+  const std::string where = phase_ == Phase::kWriting ? join(*staging_, text_of_files())
+                                                      : join(run_->path(), kManifestFile);
   return fmt::format("{}: no answer for {} s (checkpoint.save_timeout)", where,
                      settings_.timeout_s);
 }

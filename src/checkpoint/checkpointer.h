@@ -3,7 +3,7 @@
 //
 //   begin()     every rank copies what it holds (snapshot.h): for so long, training stands still
 //   opening     rank 0 makes the staging directory
-//   writing     every rank writes its pieces to a file, and checksums and digests what it holds
+//   writing     every rank writes its pieces to files, and checksums and digests what it holds
 //   committing  rank 0 compares copies, writes the manifest and gives the directory its name
 //   cleaning    the step is committed; rank 0 removes old ones
 //
@@ -41,12 +41,14 @@ struct SaveSettings {
   Retention retention = {};
   int64_t loaded_step = -1;                      // that this job has resumed from; -1: none
   std::optional<int64_t> available_memory = {};  // bytes of this host; by default, what Linux says
+  int64_t max_file_bytes = kMaxFileBytes;
 };
 
 // What a manifest holds beside tensors. Read on rank 0 only, but for the step.
 struct SaveContents {
   int64_t step = 0;
-  std::string time = {}, version = {};
+  std::string time = {};
+  CodeInfo code = {};
   nlohmann::ordered_json config = {}, layout = {}, train = {};
 };
 
@@ -100,6 +102,7 @@ class Checkpointer {
   void conclude();
   void handle_failure(TaskState mine);
   bool is_tidying() const { return phase_ == Phase::kCleaning || phase_ == Phase::kDiscarding; }
+  std::string text_of_files() const;
   std::string failure_text(TaskState mine) const;
   void log_failure(const std::vector<std::string>& texts) const;
   void abandon_task();

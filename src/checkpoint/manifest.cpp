@@ -67,12 +67,22 @@ const char* role_name(TensorRole role) {
   SY_CHECK(false, "a tensor of role {}", static_cast<int>(role));
 }
 
+nlohmann::ordered_json code_json(const CodeInfo& code) {
+  return {{"version", code.version},
+          {"revision", code.revision},
+          {"compiler", code.compiler},
+          {"build", code.build}};
+}
+
+std::string config_sha256(const nlohmann::ordered_json& config) { return sha256(config.dump()); }
+
 std::string to_json(const Manifest& manifest) {
-  const ordered_json front = {{"run_id", manifest.id.run_id},   {"lineage", manifest.id.lineage},
-                              {"attempt", manifest.id.attempt}, {"step", manifest.id.step},
-                              {"time", manifest.time},          {"version", manifest.version},
-                              {"config", manifest.config},      {"layout", manifest.layout},
-                              {"train", manifest.train}};
+  const ordered_json front = {
+      {"run_id", manifest.id.run_id},   {"lineage", manifest.id.lineage},
+      {"attempt", manifest.id.attempt}, {"step", manifest.id.step},
+      {"time", manifest.time},          {"code", code_json(manifest.code)},
+      {"config", manifest.config},      {"config_sha256", config_sha256(manifest.config)},
+      {"layout", manifest.layout},      {"train", manifest.train}};
   std::string text = fmt::format("{{\"format\": \"{}{}\"", kManifestFormat, kManifestVersion);
   for (const auto& [key, value] : front.items())
     text += fmt::format(",\n \"{}\": {}", key, value.dump());

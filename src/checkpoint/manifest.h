@@ -3,9 +3,13 @@
 // everything about the run that is not a tensor. Names, shapes and boxes are global; the layout is
 // information only: nothing needs it to load.
 //
-//   {"format": "switchyard-checkpoint/1", "run_id": "...", "lineage": "...", "attempt": 2,
-//    "step": 1000, "time": "...", "version": "...", "config": {...}, "layout": {...},
-//    "train": {...}, "files": {...}, "tensors": {...}, "manifest_crc32c": "0x..."}
+//   {"format": "switchyard-checkpoint/2", "run_id": "...", "lineage": "...", "attempt": 2,
+//    "step": 1000, "time": "...", "code": {...}, "config": {...}, "config_sha256": "...",
+//    "layout": {...}, "train": {...}, "files": {...}, "tensors": {...},
+//    "manifest_crc32c": "0x..."}
+//
+// Of format 1, which is read and not written any more, "code" was "version", without the rest,
+// there was no "config_sha256", and each writer had one file.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +20,7 @@
 #include <vector>
 
 #include "checkpoint/box.h"
+#include "core/code_info.h"
 #include "core/dtype.h"
 
 namespace switchyard {
@@ -25,7 +30,7 @@ constexpr int64_t kChecksumBlockBytes = int64_t{16} << 20;
 
 // A box of a tensor, row-major and contiguous in a file.
 struct Chunk {
-  std::string file = {};              // "w00003.safetensors", in the directory of the manifest
+  std::string file = {};              // "w00003.safetensors", beside the manifest
   int64_t begin = 0, bytes = 0;       // counted from the start of the file
   Box box = {};                       // of the global tensor
   std::vector<uint32_t> crc32c = {};  // of each block
@@ -70,7 +75,7 @@ struct CheckpointId {
 struct Manifest {
   CheckpointId id = {};
   std::string time = {};               // UTC, ISO 8601
-  std::string version = {};            // of the program
+  CodeInfo code = {};                  // that wrote it
   nlohmann::ordered_json config = {};  // the resolved configuration
   nlohmann::ordered_json layout = {};  // information only: process grid, ranks, ZeRO stage
   nlohmann::ordered_json train = {};   // training state (train/training_state.h)
@@ -79,12 +84,15 @@ struct Manifest {
 };
 
 std::string to_json(const Manifest& manifest);
+nlohmann::ordered_json code_json(const CodeInfo& code);
+// Of the configuration as it stands in a manifest. Two checkpoints with the same have the same.
+std::string config_sha256(const nlohmann::ordered_json& config);
 
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
 
-// Strict: unknown and missing keys, wrong types, a wrong checksum of the manifest itself, names
-// that are no plain file names, chunks that overlap, leave holes or do not fit their tensor or
-// file. Error (kData) with `path` and the place.
+// Strict: unknown and missing keys, wrong types, a wrong checksum of the manifest itself or of its
+// configuration, names that are no plain file names, chunks that overlap, leave holes or do not fit
+// their tensor or file. Error (kData) with `path` and the place.
 Manifest parse_manifest(const std::string& text, const std::string& path);
 
 // Whether a later version of the program has written the manifest: parse_manifest() refuses it, but

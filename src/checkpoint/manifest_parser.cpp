@@ -20,18 +20,32 @@ using nlohmann::ordered_json;
 
 constexpr int kMaxDepth = 32;  // of the configuration; the rest needs 6
 constexpr size_t kMaxDimensions = 8;
-constexpr size_t kMaxText = 256;
+constexpr size_t kMaxText = 256, kMaxBuildText = 1024;  // cmake/WriteThisCode.cmake keeps to them
 constexpr int kCrcBytes = sizeof(uint32_t), kDigestBytes = sizeof(uint64_t);
 
 // ---- The whole ----
 
-void require_known_format(const json& manifest, const std::string& path) {
+// Returns the number of the format.
+int known_format(const json& manifest, const std::string& path) {
   const auto format = manifest.find("format");
-  const std::string expected = fmt::format("{}{}", kManifestFormat, kManifestVersion);
   SY_REQUIRE(kData, format != manifest.end(), "{}: \"format\" is missing: it is no manifest", path);
-  SY_REQUIRE(kData, *format == expected,
-             "{}: format {} found, but this version of the program reads \"{}\" only", path,
-             shown(*format), expected);
+  for (int version = kOldestManifestVersion; version <= kManifestVersion; ++version)
+    if (*format == fmt::format("{}{}", kManifestFormat, version)) return version;
+  fail(
+      ExitCode::kData, __FILE__, __LINE__,
+      fmt::format("{}: format {} found, but this version of the program reads \"{}{}\" to \"{}\"",
+                  path, shown(*format), kManifestFormat, kOldestManifestVersion, kManifestVersion));
+}
+
+void require_keys_of_format(const json& manifest, int version, const std::string& path) {
+  std::vector<const char*> keys = {"format", "run_id", "lineage", "attempt",
+                                   "step",   "time",   "config",  "layout",
+                                   "train",  "files",  "tensors", kManifestCrcKey};
+  if (version == 1)
+    keys.push_back("version");
+  else
+    keys.insert(keys.end(), {"code", "config_sha256"});
+  require_keys(manifest, keys, path);
 }
 
 struct FoundChecksum {
@@ -59,7 +73,7 @@ void check_checksum(const std::string& text, const std::string& path) {
   const FoundChecksum found = find_checksum(text);
   if (!found.is_there) {
     // A format to come may end in some other way.
-    require_known_format(parse_strict_json(text, kMaxDepth, path, "the manifest"), path);
+    known_format(parse_strict_json(text, kMaxDepth, path, "the manifest"), path);
     fail(ExitCode::kData, __FILE__, __LINE__,
          fmt::format("{}: the manifest does not end in its checksum: it was cut off or changed",
                      path));
@@ -112,14 +126,32 @@ std::string parse_id(const json& value, const char* key, const std::string& path
   return id;
 }
 
-std::string parse_remark(const json& value, const char* key, const std::string& path) {
+std::string parse_remark(const json& value, const char* key, const std::string& path,
+                         size_t max_text = kMaxText) {
   std::string remark = parse_text(value, key, path);
   SY_REQUIRE(
       kData,
-      remark.size() <= kMaxText &&
+      remark.size() <= max_text &&
           std::all_of(remark.begin(), remark.end(), [](char c) { return c >= 32 && c < 127; }),
-      "{}: {} {} found, expected up to {} printable characters", path, key, shown(value), kMaxText);
+      "{}: {} {} found, expected up to {} printable characters", path, key, shown(value), max_text);
   return remark;
+}
+
+CodeInfo parse_code(const json& manifest, int version, const std::string& path) {
+  if (version == 1) return {.version = parse_remark(manifest["version"], "version", path)};
+  const json& code = manifest["code"];
+  const std::string where = path + ": code";
+  require_keys(code, std::array{"version", "revision", "compiler", "build"}, where);
+  return {.version = parse_remark(code["version"], "version", where),
+          .revision = parse_remark(code["revision"], "revision", where),
+          .compiler = parse_remark(code["compiler"], "compiler", where),
+          .build = parse_remark(code["build"], "build", where, kMaxBuildText)};
+}
+
+void check_config_sha256(const json& value, const ordered_json& config, const std::string& path) {
+  const std::string expected = config_sha256(config);
+  SY_REQUIRE(kData, value == expected, "{}: config_sha256 {} found, but that of \"config\" is {}",
+             path, shown(value), expected);
 }
 
 // ---- Files ----
@@ -271,15 +303,9 @@ bool is_tensor_key(const std::string& key) {
 bool is_newer_manifest(const std::string& text) {
   const std::string begin = fmt::format("{{\"format\": \"{}", kManifestFormat);
   if (!text.starts_with(begin)) return false;
-  const auto version_of = [](const char* first, const char* last) {
-    int version = 0;
-    std::from_chars(first, last, version);
-    return version;
-  };
-  const std::string_view known = kManifestVersion;
-  if (version_of(text.data() + begin.size(), text.data() + text.size()) <=
-      version_of(known.data(), known.data() + known.size()))
-    return false;
+  int version = 0;
+  std::from_chars(text.data() + begin.size(), text.data() + text.size(), version);
+  if (version <= kManifestVersion) return false;
   const FoundChecksum found = find_checksum(text);
   return !found.is_there || found.says == found.expected;
 }
@@ -287,21 +313,19 @@ bool is_newer_manifest(const std::string& text) {
 Manifest parse_manifest(const std::string& text, const std::string& path) {
   check_checksum(text, path);
   const json root = parse_strict_json(text, kMaxDepth, path, "the manifest");
-  require_known_format(root, path);
-  require_keys(root,
-               std::array{"format", "run_id", "lineage", "attempt", "step", "time", "version",
-                          "config", "layout", "train", "files", "tensors", kManifestCrcKey},
-               path);
+  const int version = known_format(root, path);
+  require_keys_of_format(root, version, path);
   ordered_json ordered = parse_ordered_parts(text, root, path);
   Manifest manifest{.id = {.run_id = parse_id(root["run_id"], "run_id", path),
                            .lineage = parse_id(root["lineage"], "lineage", path),
                            .attempt = parse_size(root["attempt"], "attempt", path),
                            .step = parse_size(root["step"], "step", path)},
                     .time = parse_remark(root["time"], "time", path),
-                    .version = parse_remark(root["version"], "version", path),
+                    .code = parse_code(root, version, path),
                     .config = std::move(ordered["config"]),
                     .layout = std::move(ordered["layout"]),
                     .train = std::move(ordered["train"])};
+  if (version > 1) check_config_sha256(root["config_sha256"], manifest.config, path);
   for (const char* table : {"files", "tensors"})
     SY_REQUIRE(kData, root[table].is_object(), "{}: \"{}\" is no object", path, table);
   for (const auto& [name, value] : root["files"].items())

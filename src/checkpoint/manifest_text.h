@@ -8,7 +8,7 @@
 namespace switchyard {
 
 constexpr const char* kManifestFormat = "switchyard-checkpoint/";
-constexpr const char* kManifestVersion = "1";
+constexpr int kOldestManifestVersion = 1, kManifestVersion = 2;
 constexpr const char* kManifestCrcKey = "manifest_crc32c";
 
 // `text` lacks its last line.

@@ -1,4 +1,4 @@
-// What one rank does and tells in a save: it writes its pieces to a file of its own and reports
+// What one rank does and tells in a save: it writes its pieces to files of its own and reports
 // the checksums and the digests of all it holds; rank 0 makes the manifest's tables of the reports.
 // Runs on a writer thread (background_task.h): no MPI, no device.
 #pragma once
@@ -22,10 +22,9 @@ namespace switchyard {
 using HeldBytes = std::function<std::span<const std::byte>(size_t held)>;
 
 struct RankReport {
-  std::vector<uint64_t> digests = {};  // of each held tensor
-  bool has_file = false;               // a rank with nothing to write makes none
-  SavedFile file = {};
-  std::vector<int64_t> begins = {};                // of each chunk in the file,
+  std::vector<uint64_t> digests = {};              // of each held tensor
+  std::vector<SavedFile> files = {};               // none where there is nothing to write
+  std::vector<int64_t> begins = {};                // of each chunk in its file,
   std::vector<std::vector<uint32_t>> crc32c = {};  // and of its blocks; in the order of the plan
 };
 

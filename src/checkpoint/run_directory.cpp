@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/checksum.h"
 #include "checkpoint/file.h"
+#include "checkpoint/latest_file.h"
 #include "checkpoint/run_entries.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -50,6 +52,15 @@ std::optional<CheckpointId> find_id(const std::string& directory) {
     return CheckpointReader(directory).manifest().id;
   } catch (const Error&) {
     return std::nullopt;
+  }
+}
+
+// "" if it cannot be read.
+std::string manifest_text(const std::string& directory) {
+  try {
+    return read_file_of_checkpoint(join(directory, kManifestFile), kMaxManifestBytes);
+  } catch (const Error&) {
+    return "";
   }
 }
 
@@ -181,10 +192,11 @@ RunDirectory::Commit RunDirectory::commit(const Manifest& manifest) {
     discard_save(step);
     return Commit::kKept;
   }
-  write_manifest(manifest);
+  const std::string text = to_json(manifest);
+  write_manifest(path_of(RunEntryKind::kStaging, step), text);
   SY_CHECK(manifest.id == id_of(step), "the run went back while step {} was committed", step);
   put_in_place(step);
-  point_latest_to(step);
+  point_latest_to(step, text);
   return Commit::kCommitted;
 }
 
@@ -196,9 +208,7 @@ void RunDirectory::discard(RunEntryKind kind, int64_t step) noexcept {
   }
 }
 
-void RunDirectory::write_manifest(const Manifest& manifest) {
-  const std::string staging = path_of(RunEntryKind::kStaging, manifest.id.step);
-  const std::string text = to_json(manifest);
+void RunDirectory::write_manifest(const std::string& staging, const std::string& text) {
   OutputFile file(storage_, join(staging, kManifestFile));
   file.append(std::as_bytes(std::span(text)));
   file.sync();
@@ -243,11 +253,13 @@ void RunDirectory::drop_replaced(int64_t step) {
     if (entry.step == step) move_to_deleting(path_of(entry), step);
 }
 
-void RunDirectory::point_latest_to(int64_t step) {
-  const std::string name = name_of({.kind = RunEntryKind::kStep, .step = step});
-  const nlohmann::ordered_json json = {{"step", step}, {"directory", name}};
+// `manifest`: its text; "" if it is not known.
+void RunDirectory::point_latest_to(int64_t step, const std::string& manifest) {
   try {
-    write_file(storage_, join(path_, kLatestFile), json.dump() + "\n");
+    const Latest latest = {.step = step,
+                           .directory = name_of({.kind = RunEntryKind::kStep, .step = step}),
+                           .manifest_sha256 = manifest.empty() ? "" : sha256(manifest)};
+    write_file(storage_, join(path_, kLatestFile), to_json(latest));
   } catch (const Error& error) {
     spdlog::warn("{} does not name step {}, which is committed nevertheless: {}", kLatestFile, step,
                  error.what());
@@ -286,7 +298,7 @@ void RunDirectory::go_back_to(int64_t step) {
   storage_.sync_directory(path_);
   identity_.lineage = random_id();
   replace_file(storage_, join(path_, kRunFile), to_json(identity_));
-  point_latest_to(step);
+  point_latest_to(step, manifest_text(step_directory(step)));
 }
 
 void RunDirectory::supersede(int64_t step) {

@@ -84,12 +84,12 @@ class RunDirectory {
   RunIdentity find_identity() const;
   void begin_anew();
 
-  void write_manifest(const Manifest& manifest);
+  void write_manifest(const std::string& staging, const std::string& text);
   bool holds_same(const std::string& directory, const Manifest& manifest) const;
   void put_in_place(int64_t step);
   void discard(RunEntryKind kind, int64_t step) noexcept;
   void drop_replaced(int64_t step);
-  void point_latest_to(int64_t step);
+  void point_latest_to(int64_t step, const std::string& manifest);
   void supersede(int64_t step);
   void move_to_deleting(const std::string& path, int64_t step);
 

@@ -50,7 +50,10 @@ std::optional<RunEntry> parse_entry(const std::string& name) {
   return std::nullopt;
 }
 
-std::string shard_name(int writer) { return fmt::format("w{:05}{}", writer, kShardSuffix); }
+std::string shard_name(const ShardPlace& place) {
+  const std::string part = place.num_parts == 1 ? "" : fmt::format("-{:05}", place.part);
+  return fmt::format("w{:05}{}{}", place.writer, part, kShardSuffix);
+}
 
 std::string join(const std::string& directory, const std::string& name) {
   return directory.ends_with('/') ? directory + name : directory + "/" + name;

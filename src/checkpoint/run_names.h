@@ -5,7 +5,8 @@
 //   RUN/LATEST                      newest checkpoint, for people; never chooses
 //   RUN/step-000001000/             a committed checkpoint
 //     manifest.json                 its commit record
-//     w00000.safetensors ...        one file per writer
+//     w00000.safetensors ...        what a writer wrote (shard_cut.h): one file,
+//     w00001-00001.safetensors ...  or several
 //   RUN/.staging-000001100-3/       being written, by attempt 3
 //   RUN/.deleting-000000900-3/      to be removed
 //   RUN/.superseded-000001000-3/    a checkpoint that attempt 3 went back behind
@@ -42,7 +43,14 @@ std::string name_of(const RunEntry& entry);
 // Nothing for names that name_of() does not give.
 std::optional<RunEntry> parse_entry(const std::string& name);
 
-std::string shard_name(int writer);  // "w00000.safetensors"
+// Which file of a checkpoint.
+struct ShardPlace {
+  int writer = 0, num_writers = 1;
+  int part = 1, num_parts = 1;  // of the writer's files, from 1
+};
+
+// "w00000.safetensors"; "w00000-00001.safetensors" of a writer with several.
+std::string shard_name(const ShardPlace& place);
 
 // "a/b", and the part of it before and after the last slash. The directory of a bare name is ".".
 std::string join(const std::string& directory, const std::string& name);

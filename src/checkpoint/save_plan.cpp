@@ -127,8 +127,8 @@ double SavePlan::max_over_mean_bytes() const {
          static_cast<double>(bytes.size()) / static_cast<double>(total);
 }
 
-SavePlan plan_save(const std::vector<Declarations>& by_rank) {
-  SavePlan plan;
+SavePlan plan_save(const std::vector<Declarations>& by_rank, int64_t max_file_bytes) {
+  SavePlan plan{.max_file_bytes = max_file_bytes};
   plan.regions = regions_of(by_rank);
   plan.pieces.resize(by_rank.size());
   plan.bytes.assign(by_rank.size(), 0);
@@ -147,6 +147,16 @@ std::vector<Box> boxes_of(const SavePiece& piece, const Region& region) {
   std::vector<Box> boxes = contiguous_boxes(box.shape, piece.begin, piece.begin + piece.count);
   for (Box& part : boxes) part = placed_in(box, std::move(part));
   return boxes;
+}
+
+std::vector<FilePieces> files_of(const SavePlan& plan, int rank) {
+  std::vector<ShardPiece> pieces;
+  for (const SavePiece& piece : plan.pieces[static_cast<size_t>(rank)]) {
+    const Region& region = plan.regions[piece.region];
+    for (Box& box : boxes_of(piece, region))
+      pieces.push_back({region.tensor.key, region.tensor.dtype, std::move(box)});
+  }
+  return cut_into_files(pieces, plan.max_file_bytes);
 }
 
 }  // namespace switchyard

@@ -5,24 +5,27 @@
 #include <utility>
 
 #include "checkpoint/checksum.h"
-#include "checkpoint/run_names.h"
 #include "core/error.h"
 
 namespace switchyard {
 namespace {
 
-constexpr int64_t kDataAlignment = 4096;
 constexpr size_t kBufferBytes = size_t{8} << 20;  // portions from this size on go straight out
 
 }  // namespace
 
-Metadata shard_metadata(const CheckpointId& id, int writer, int num_writers) {
-  return {{"run_id", id.run_id},
-          {"lineage", id.lineage},
-          {"attempt", std::to_string(id.attempt)},
-          {"step", std::to_string(id.step)},
-          {"writer", std::to_string(writer)},
-          {"num_writers", std::to_string(num_writers)}};
+Metadata shard_metadata(const CheckpointId& id, const ShardPlace& place) {
+  Metadata metadata = {{"run_id", id.run_id},
+                       {"lineage", id.lineage},
+                       {"attempt", std::to_string(id.attempt)},
+                       {"step", std::to_string(id.step)},
+                       {"writer", std::to_string(place.writer)},
+                       {"num_writers", std::to_string(place.num_writers)}};
+  if (place.num_parts > 1) {
+    metadata["part"] = std::to_string(place.part);
+    metadata["num_parts"] = std::to_string(place.num_parts);
+  }
+  return metadata;
 }
 
 std::string shard_entry_name(const std::string& key, int64_t number) {
@@ -30,9 +33,9 @@ std::string shard_entry_name(const std::string& key, int64_t number) {
 }
 
 ShardFile::ShardFile(Storage& storage, const std::string& staging_directory, const CheckpointId& id,
-                     int writer, int num_writers, const std::vector<ShardPiece>& pieces)
-    : written_{.file = shard_name(writer)}, file_(storage, join(staging_directory, written_.file)) {
-  SafetensorsHeader header{.metadata = shard_metadata(id, writer, num_writers)};
+                     const ShardPlace& place, const std::vector<ShardPiece>& pieces)
+    : written_{.file = shard_name(place)}, file_(storage, join(staging_directory, written_.file)) {
+  SafetensorsHeader header{.metadata = shard_metadata(id, place)};
   std::map<std::string, int64_t> boxes_of_key;
   int64_t end = 0;
   for (const ShardPiece& piece : pieces) {
@@ -46,7 +49,7 @@ ShardFile::ShardFile(Storage& storage, const std::string& staging_directory, con
     written_.chunks.push_back(
         {.file = written_.file, .begin = begin, .bytes = end - begin, .box = piece.box});
   }
-  const std::string front = encode_header(header, kDataAlignment);
+  const std::string front = encode_header(header, kShardDataAlignment);
   const auto front_bytes = static_cast<int64_t>(front.size());
   const auto bytes_of_front = std::as_bytes(std::span(front));
   for (Chunk& chunk : written_.chunks) chunk.begin += front_bytes;

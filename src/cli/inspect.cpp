@@ -24,13 +24,15 @@ int verify(const std::string& path) {
   if (is_checkpoint(path)) return static_cast<int>(tell(verify_checkpoint(path)));
   int num_checkpoints = 0;
   ExitCode code = ExitCode::kOk;
-  for (const RunItem& item : contents_of_run(path).items) {
+  const RunContents contents = contents_of_run(path);
+  for (const RunItem& item : contents.items) {
     if (item.entry.kind != RunEntryKind::kStep) continue;
     const ExitCode of_item = tell(verify_checkpoint(item));
     if (code == ExitCode::kOk) code = of_item;
     ++num_checkpoints;
   }
   SY_REQUIRE(kData, num_checkpoints > 0, "{} holds no checkpoint", path);
+  fmt::print("{}", latest_text(contents));
   return static_cast<int>(code);
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <sstream>
 
+#include "cli/this_code.h"
 #include "comm/checked_communicator.h"
 #include "comm/collective_error.h"
 #include "config/config.h"
@@ -100,8 +101,8 @@ int run_train(const TrainCommand& command, Communicator& world) {
   });
   ExitCode code = ExitCode::kOk;
   record_errors(recorder, world.rank(), [&] {
-    code =
-        run_training(config, command.run, backend, grid, launch_environment(), signals, recorder);
+    code = run_training(config, command.run, this_code(), backend, grid, launch_environment(),
+                        signals, recorder);
   });
   return static_cast<int>(code);
 }

@@ -7,6 +7,9 @@
 #include <utility>
 
 #include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/checksum.h"
+#include "checkpoint/file.h"
+#include "checkpoint/latest_file.h"
 #include "checkpoint/run_entries.h"
 #include "core/error.h"
 
@@ -29,11 +32,37 @@ void read_identity(RunContents& contents) {
   }
 }
 
-std::optional<int64_t> step_named_by_latest(const std::string& run) {
-  const auto json = nlohmann::json::parse(text_of(join(run, kLatestFile)), nullptr, false);
-  if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer())
-    return std::nullopt;
-  return json["step"].get<int64_t>();
+// Error (kData): what LATEST names is not there, or has another manifest.
+void check_latest(const std::string& run, const Latest& latest) {
+  const std::string path = join(run, kLatestFile), step = join(run, latest.directory);
+  SY_REQUIRE(kData, exists(step), "{} names {}, which is not there", path, latest.directory);
+  SY_REQUIRE(kData, !latest.manifest_sha256.empty(),
+             "{} does not say which manifest {} had: no manifest_sha256 (earlier versions wrote "
+             "none)",
+             path, latest.directory);
+  const std::string manifest = join(step, kManifestFile);
+  const std::string found = sha256(read_file_of_checkpoint(manifest, kMaxManifestBytes));
+  SY_REQUIRE(kData, found == latest.manifest_sha256,
+             "{} does not match: manifest_sha256 {}, but that of {} is {}", path,
+             latest.manifest_sha256, manifest, found);
+}
+
+void read_latest(RunContents& contents) {
+  const std::string path = join(contents.directory, kLatestFile);
+  constexpr int kLooks = 3;  // a job at work may commit another step, and remove this one
+  for (int look = 0; look < kLooks && exists(path); ++look) {
+    const std::string text = text_of(path);
+    contents.latest.reset();
+    contents.latest_problem.clear();
+    try {
+      const Latest latest = parse_latest(text, path);
+      contents.latest = latest.step;
+      check_latest(contents.directory, latest);
+    } catch (const Error& error) {
+      contents.latest_problem = error.what();
+    }
+    if (contents.latest_problem.empty() || text_of(path) == text) return;
+  }
 }
 
 std::optional<LockHolder> holder_of_lock(const std::string& run) {
@@ -67,7 +96,7 @@ RunContents contents_of_run(const std::string& run) {
   SY_REQUIRE(kData, fs::is_directory(run), "{}: there is no such directory", run);
   RunContents contents{.directory = run};
   read_identity(contents);
-  contents.latest = step_named_by_latest(run);
+  read_latest(contents);
   contents.at_work = holder_of_lock(run);
   for (const RunEntry& entry : entries_of(run)) {
     RunItem item{.entry = entry, .directory = join(run, name_of(entry))};

@@ -37,6 +37,7 @@ struct RunContents {
   std::string identity_problem = {};
   std::vector<RunItem> items = {};         // the latest step first
   std::optional<int64_t> latest = {};      // the step that LATEST names
+  std::string latest_problem = {};         // what is wrong with LATEST, which only people go by
   std::optional<LockHolder> at_work = {};  // whoever holds the lock, as far as can be told
 };
 

@@ -99,9 +99,14 @@ std::string holder_text(const LockHolder& holder) {
                      holder.job_id.empty() ? "" : ", job " + holder.job_id, holder.since);
 }
 
+std::string latest_text(const RunContents& contents) {
+  if (contents.latest_problem.empty()) return "";
+  return fmt::format("LATEST (no job goes by it): {}\n", contents.latest_problem);
+}
+
 std::string run_text(const RunContents& contents) {
-  return head_text(contents) + checkpoints_text(contents) + leftovers_text(contents) +
-         exit_text(contents) + time_text(contents);
+  return head_text(contents) + checkpoints_text(contents) + latest_text(contents) +
+         leftovers_text(contents) + exit_text(contents) + time_text(contents);
 }
 
 }  // namespace switchyard

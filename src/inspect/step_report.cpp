@@ -21,13 +21,15 @@ std::string head_text(const CheckpointReader& reader, const std::string& directo
   const Manifest& manifest = reader.manifest();
   std::string text = fmt::format(
       "checkpoint {}\n"
-      "  step {}, by attempt {} at {}, version {}\n"
+      "  step {}, by attempt {} at {}\n"
       "  run {}, lineage {}\n"
+      "  code: version {}, revision {}, {}, {}\n"
       "  layout: {}\n"
-      "  configuration: \"config\" of {}\n",
-      directory, manifest.id.step, manifest.id.attempt, manifest.time, manifest.version,
-      manifest.id.run_id, manifest.id.lineage, layout_text(manifest.layout),
-      join(directory, kManifestFile));
+      "  configuration: \"config\" of {}, SHA-256 {}\n",
+      directory, manifest.id.step, manifest.id.attempt, manifest.time, manifest.id.run_id,
+      manifest.id.lineage, manifest.code.version, manifest.code.revision, manifest.code.compiler,
+      manifest.code.build, layout_text(manifest.layout), join(directory, kManifestFile),
+      config_sha256(manifest.config));
   try {
     reader.check_files();
   } catch (const Error& error) {
@@ -63,16 +65,17 @@ std::string files_text(const Manifest& manifest) {
   for (const auto& [key, tensor] : manifest.tensors)
     for (const Chunk& chunk : tensor.chunks) ++boxes[chunk.file];
   TextTable table({"file", "bytes>", "boxes>"});
-  int64_t total = 0, largest = 0;
+  std::map<std::string, int64_t> writers;  // by "w00000", which their files begin with
+  int64_t total = 0, most = 0;
   for (const auto& [name, file] : manifest.files) {
     table.add({name, std::to_string(file.bytes), std::to_string(boxes[name])});
     total += file.bytes;
-    largest = std::max(largest, file.bytes);
+    most = std::max(most, writers[name.substr(0, name.find_first_of("-."))] += file.bytes);
   }
-  const double mean =
-      static_cast<double>(total) / static_cast<double>(std::max<size_t>(manifest.files.size(), 1));
-  return fmt::format("files: {} bytes, the largest {:.3f} times the mean\n", total,
-                     total == 0 ? 1 : static_cast<double>(largest) / mean) +
+  const double mean = static_cast<double>(total) / static_cast<double>(writers.size());
+  return fmt::format("files: {} of {} writer{}, {} bytes, the most {:.3f} times the mean\n",
+                     manifest.files.size(), writers.size(), writers.size() == 1 ? "" : "s", total,
+                     total == 0 ? 1 : static_cast<double>(most) / mean) +
          table.text();
 }
 

@@ -65,8 +65,8 @@ void end_in_hang(const HangReport& report, ExitRecorder& recorder, Goodput* good
 
 }  // namespace
 
-ExitCode run_training(const RunConfig& config, const RunOptions& options, Backend& backend,
-                      const ProcessGrid& grid, const LaunchEnvironment& launch,
+ExitCode run_training(const RunConfig& config, const RunOptions& options, const CodeInfo& code,
+                      Backend& backend, const ProcessGrid& grid, const LaunchEnvironment& launch,
                       const StopSignals& signals, ExitRecorder& recorder) {
   Communicator& world = grid.world();
   const bool is_rank_0 = world.rank() == 0;
@@ -96,6 +96,7 @@ ExitCode run_training(const RunConfig& config, const RunOptions& options, Backen
 
   const JobContext job = {.config = config,
                           .options = options,
+                          .code = code,
                           .backend = backend,
                           .grid = grid,
                           .dataset = *dataset,
@@ -108,11 +109,11 @@ ExitCode run_training(const RunConfig& config, const RunOptions& options, Backen
                           .run_id = run_id,
                           .advice = advice_on_stopping(launch, settings),
                           .attempt = attempt};
-  ExitCode code = ExitCode::kOk;
-  const auto work = [&] { code = TrainingLoop(job).run(); };
+  ExitCode end = ExitCode::kOk;
+  const auto work = [&] { end = TrainingLoop(job).run(); };
   if (!config.watchdog.enabled) {
     work();
-    return code;
+    return end;
   }
   Watchdog watchdog(config.watchdog,
                     {.directory = config.training.output_dir,
@@ -121,7 +122,7 @@ ExitCode run_training(const RunConfig& config, const RunOptions& options, Backen
                     backend.marks(), world,
                     [&](const HangReport& report) { end_in_hang(report, recorder, job.goodput); });
   watchdog.run(work);
-  return code;
+  return end;
 }
 
 }  // namespace switchyard

@@ -2,7 +2,7 @@
 // under the eyes of a watchdog, and says in the end why it ended.
 //
 //   RUN/config.json          the resolved configuration: `train RUN/config.json` is the same run
-//   RUN/environment.json     version, process grid, ranks, threads, device
+//   RUN/environment.json     program, process grid, ranks, threads, device
 //   RUN/step-*/              committed checkpoints (checkpoint/run_names.h, which names the rest)
 //   RUN/metrics.jsonl        one object per step (train/metrics.h)
 //   RUN/exit.json            why the last attempt ended (train/exit_record.h)
@@ -18,6 +18,7 @@
 #include "backend/backend.h"
 #include "comm/process_grid.h"
 #include "config/run_config.h"
+#include "core/code_info.h"
 #include "train/exit_record.h"
 #include "train/stop_requests.h"
 #include "train/stop_signals.h"
@@ -36,8 +37,8 @@ struct RunOptions {
 // Trains as `config` (resolved, nothing unbuilt in it) says, to the end (kOk) or until all ranks
 // have agreed to stop (kStopped). Collective over the grid's world; returns the same on all ranks.
 // Errors: kLocked, kStorage, kData, kConfig for what a resume may not change, kNumeric.
-ExitCode run_training(const RunConfig& config, const RunOptions& options, Backend& backend,
-                      const ProcessGrid& grid, const LaunchEnvironment& launch,
+ExitCode run_training(const RunConfig& config, const RunOptions& options, const CodeInfo& code,
+                      Backend& backend, const ProcessGrid& grid, const LaunchEnvironment& launch,
                       const StopSignals& signals, ExitRecorder& recorder);
 
 }  // namespace switchyard

@@ -131,7 +131,7 @@ void TrainingLoop::describe_run() {
   agree(world_, [&] {
     if (!is_rank_0()) return;
     write_durably(in_run(config_, "config.json"), to_json(config_) + "\n");
-    const nlohmann::ordered_json environment = {{"version", SWITCHYARD_VERSION},
+    const nlohmann::ordered_json environment = {{"code", code_json(job_.code)},
                                                 {"ranks", world_.size()},
                                                 {"process_grid", job_.grid.description()},
                                                 {"device", job_.backend.description()}};
@@ -273,7 +273,7 @@ void TrainingLoop::begin_save() {
   SaveContents contents = {.step = trainer_.step()};
   if (is_rank_0()) {
     contents.time = utc_text(unix_time());
-    contents.version = SWITCHYARD_VERSION;
+    contents.code = job_.code;
     contents.config = nlohmann::ordered_json::parse(to_json(config_));
     contents.layout = layout_of(config_, job_.grid);
     contents.train = to_json(trainer_.training_state());

@@ -24,6 +24,7 @@ namespace switchyard {
 struct JobContext {
   const RunConfig& config;
   const RunOptions& options;
+  const CodeInfo& code;
   Backend& backend;
   const ProcessGrid& grid;
   const Dataset& dataset;

@@ -5,7 +5,6 @@
 
 #include "checkpoint/digest.h"
 #include "checkpoint/run_names.h"
-#include "checkpoint/shard_file.h"
 #include "core/random.h"
 #include "support/catch.h"
 #include "support/temporary_directory.h"
@@ -64,12 +63,12 @@ CheckpointId small_id() {
 SmallCheckpoint write_small_checkpoint(Storage& storage, const std::string& directory,
                                        const CheckpointId& id,
                                        const std::map<std::string, TensorToSave>& tensors,
-                                       uint64_t seed) {
+                                       uint64_t seed, int64_t max_file_bytes) {
   SmallCheckpoint checkpoint{.directory = directory};
   Manifest& manifest = checkpoint.manifest;
   manifest = {.id = id,
               .time = "2026-01-02T03:04:05Z",
-              .version = "0.1.0",
+              .code = {.version = "0.1.0"},
               .config = {{"model", {{"hidden_size", 9}, {"alpha", 0.1}}}, {"data", "z"}},
               .layout = {{"dp", 3}},
               .train = {{"step", id.step}}};
@@ -80,24 +79,42 @@ SmallCheckpoint write_small_checkpoint(Storage& storage, const std::string& dire
         .role = tensor.role,
         .dtype = tensor.dtype,
         .shape = tensor.shape,
-        .digest = digest_of(tensor.shape, whole_box(tensor.shape), tensor.dtype, bytes),
-        .chunks = std::vector<Chunk>(tensor.boxes.size())};
+        .digest = digest_of(tensor.shape, whole_box(tensor.shape), tensor.dtype, bytes)};
   }
+  std::map<std::pair<std::string, size_t>, std::vector<Chunk>> chunks;  // by tensor and box
   storage.make_directory(directory);
   for (int writer = 0; writer < kSmallWriters; ++writer) {
     const Parts parts = parts_of(writer, tensors);
     std::vector<ShardPiece> pieces;
     for (const auto& [key, i] : parts)
       pieces.push_back({key, tensors.at(key).dtype, tensors.at(key).boxes[i]});
-    ShardFile shard(storage, directory, id, writer, kSmallWriters, pieces);
-    for (const auto& [key, i] : parts)
-      shard.append(cut_out(checkpoint.bytes[key], {tensors.at(key).dtype, tensors.at(key).shape},
-                           tensors.at(key).boxes[i]));
-    ShardFile::Written written = shard.finish();
-    manifest.files[written.file] = written.info;
-    for (size_t n = 0; n < parts.size(); ++n)
-      manifest.tensors[parts[n].first].chunks[parts[n].second] = std::move(written.chunks[n]);
+    const std::vector<FilePieces> files = cut_into_files(pieces, max_file_bytes);
+    auto part = parts.begin();  // that the next chunk is of
+    int64_t done = 0;           // bytes of it
+    for (size_t n = 0; n < files.size(); ++n) {
+      ShardFile shard(storage, directory, id,
+                      {.writer = writer,
+                       .num_writers = kSmallWriters,
+                       .part = static_cast<int>(n) + 1,
+                       .num_parts = static_cast<int>(files.size())},
+                      files[n]);
+      for (const ShardPiece& piece : files[n])
+        shard.append(cut_out(checkpoint.bytes[piece.key],
+                             {piece.dtype, tensors.at(piece.key).shape}, piece.box));
+      ShardFile::Written written = shard.finish();
+      manifest.files[written.file] = written.info;
+      for (Chunk& chunk : written.chunks) {
+        done += chunk.bytes;
+        chunks[*part].push_back(std::move(chunk));
+        if (done < pieces[static_cast<size_t>(part - parts.begin())].bytes()) continue;
+        ++part;
+        done = 0;
+      }
+    }
   }
+  for (auto& [key_and_box, of_box] : chunks)
+    for (Chunk& chunk : of_box)
+      manifest.tensors[key_and_box.first].chunks.push_back(std::move(chunk));
   write_bytes(join(directory, kManifestFile), to_json(manifest));
   return checkpoint;
 }

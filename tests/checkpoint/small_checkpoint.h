@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "checkpoint/manifest.h"
+#include "checkpoint/shard_cut.h"
 #include "checkpoint/storage.h"
 
 namespace switchyard::test {
@@ -34,7 +35,10 @@ CheckpointId small_id();
 // Makes `directory`. The bytes of tensors follow from their key and `seed`.
 SmallCheckpoint write_small_checkpoint(
     Storage& storage, const std::string& directory, const CheckpointId& id = small_id(),
-    const std::map<std::string, TensorToSave>& tensors = small_tensors(), uint64_t seed = 0);
+    const std::map<std::string, TensorToSave>& tensors = small_tensors(), uint64_t seed = 0,
+    int64_t max_file_bytes = kMaxFileBytes);
+// Cuts each writer's bytes into several files, and some tensors in two.
+constexpr int64_t kSmallFileBytes = 4096 + 200;
 
 // What the error of `action` says. Fails the test if there is none, or one that is not kData.
 std::string data_error(const std::function<void()>& action);

@@ -26,7 +26,9 @@ namespace {
 // A checkpoint to be damaged.
 class Victim {
  public:
-  Victim() : saved_(write_small_checkpoint(storage_, directory_.file("step"))) {}
+  explicit Victim(int64_t max_file_bytes = kMaxFileBytes)
+      : saved_(write_small_checkpoint(storage_, directory_.file("step"), small_id(),
+                                      small_tensors(), 0, max_file_bytes)) {}
 
   const Manifest& manifest() const { return saved_.manifest; }
   std::string path(const std::string& name) const { return join(saved_.directory, name); }
@@ -192,6 +194,46 @@ TEST_CASE("corruption: files cut off, appended to, removed, swapped or of anothe
   REQUIRE_THAT(victim.complaint(), contains_text("w00000.safetensors: "));
 }
 
+TEST_CASE(
+    "corruption: of a writer with several files each is missed, and none takes another's place") {
+  const Victim victim(kSmallFileBytes);
+  victim.verify();
+  const auto& files = victim.manifest().files;
+  REQUIRE(files.size() > 9);
+  for (const auto& [name, file] : files) {
+    const std::string path = victim.path(name), right = read_bytes(path);
+    INFO(name);
+    CHECK_THAT(victim.complaint_with(name, 100, std::byte{1}),
+               contains_text(path + ": the header is corrupt"));
+    CHECK(is_named(victim, name, file.header_bytes, std::byte{1}));
+    CHECK(is_named(victim, name, file.bytes - 1, std::byte{128}));
+    fs::remove(path);
+    CHECK_THAT(victim.complaint(), contains_text(path + ": the file is missing"));
+    for (const auto& [other, info] : files) {
+      if (other == name) continue;
+      fs::copy(victim.path(other), path);
+      CHECK_THAT(victim.complaint(), contains_text(path + ": "));
+      fs::remove(path);
+    }
+    write_bytes(path, right);
+  }
+  victim.verify();
+  // With checksums that fit: what is in a file says which it is.
+  const std::string first = "w00000-00001.safetensors", second = "w00000-00002.safetensors";
+  Manifest manifest = victim.manifest();
+  std::swap(manifest.files.at(first), manifest.files.at(second));
+  for (auto& [key, tensor] : manifest.tensors)
+    for (Chunk& chunk : tensor.chunks)
+      if (chunk.file == first || chunk.file == second)
+        chunk.file = chunk.file == first ? second : first;
+  fs::rename(victim.path(first), victim.path("x"));
+  fs::rename(victim.path(second), victim.path(first));
+  fs::rename(victim.path("x"), victim.path(second));
+  write_bytes(victim.path(kManifestFile), to_json(manifest));
+  REQUIRE_THAT(victim.complaint(),
+               contains_text(victim.path(first) + ": part \"2\" of a file of writer \"0\""));
+}
+
 // Whoever makes the checksums fit has to make everything else fit too.
 TEST_CASE("corruption: checksums that were made to fit hide nothing that contradicts itself") {
   const Victim victim;
@@ -206,7 +248,7 @@ TEST_CASE("corruption: checksums that were made to fit hide nothing that contrad
     Storage storage;
     const std::string directory = victim.other(std::to_string(id.step) + std::to_string(writer));
     const auto saved = write_small_checkpoint(storage, directory, id);
-    const std::string name = shard_name(writer);
+    const std::string name = shard_name({.writer = writer});
     fs::remove(victim.path(file));
     fs::copy(join(directory, name), victim.path(file));
     return complaint_about([&](Manifest& m) { m.files[file] = saved.manifest.files.at(name); });

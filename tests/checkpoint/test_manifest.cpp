@@ -5,6 +5,8 @@
 
 #include "checkpoint/box_cover.h"
 #include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/checksum.h"
+#include "checkpoint/latest_file.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/manifest_text.h"
 #include "checkpoint/run_names.h"
@@ -24,7 +26,7 @@ Manifest small_manifest() {
   const Chunk moments{file, 4108, 24, {{0, 0}, {2, 3}}, {3}};
   return {.id = small_id(),
           .time = "2026-01-02T03:04:05Z",
-          .version = "0.1.0",
+          .code = {"0.1.0", "4dbde68-dirty", "GNU 12.2.0", "Release: -O3"},
           .config = {{"z", 1}, {"a", {{"y", 0.1}, {"b", "text \u00e4"}}}},
           .layout = {{"dp", 2}},
           .train = {{"losses", {1.0 / 3, 1e-300}}},
@@ -82,6 +84,54 @@ TEST_CASE("manifest: what is written is read back, bit by bit") {
   REQUIRE(tensor.chunks[1].box == Box{{1, 0}, {1, 3}});
   REQUIRE(tensor.chunks[1].crc32c == std::vector<uint32_t>{0xfffffff2u});
   REQUIRE(manifest.files.at("w00001.safetensors").header_crc32c == 6);
+  REQUIRE(manifest.code == small_manifest().code);
+}
+
+// What `sha256sum` says of the configuration as it stands in the file.
+TEST_CASE("manifest: the configuration has its SHA-256, which follows from its text alone") {
+  const std::string text = to_json(small_manifest());
+  const std::string begin = "\n \"config\": ", end = ",\n \"config_sha256\": \"";
+  const size_t from = text.find(begin) + begin.size(), to = text.find(end);
+  REQUIRE(sha256(text.substr(from, to - from)) == text.substr(to + end.size(), 64));
+}
+
+// The text of small_manifest() as version 0.1.0 of the program wrote it.
+std::string text_of_format_1() {
+  std::string text = to_json(small_manifest());
+  text.resize(text.size() - checksum_ending(0).size());
+  const auto replace = [&](const std::string& begin, const std::string& end,
+                           const std::string& other) {
+    const size_t from = text.find(begin), to = text.find(end, from + begin.size()) + end.size();
+    REQUIRE(to > from);
+    text.replace(from, to - from, other);
+  };
+  replace("checkpoint/2", "\"", "checkpoint/1\"");
+  replace(" \"code\": ", "}", " \"version\": \"0.1.0\"");
+  replace(",\n \"config_sha256\": ", ",", ",");
+  return with_checksum(text);
+}
+
+TEST_CASE("manifest: the format before is read, as strictly, and written as this one") {
+  const std::string text = text_of_format_1();
+  const Manifest manifest = parse_manifest(text, "RUN/manifest.json");
+  Manifest expected = small_manifest();
+  expected.code = {.version = "0.1.0"};
+  REQUIRE(to_json(manifest) == to_json(expected));
+  REQUIRE(manifest.code.revision == "unknown");
+  REQUIRE_FALSE(is_newer_manifest(text));
+  const auto complaint_with = [&](const std::string& old_text, const std::string& new_text) {
+    std::string changed = text.substr(0, text.size() - checksum_ending(0).size());
+    const size_t at = changed.find(old_text);
+    REQUIRE(at != std::string::npos);
+    return complaint_about(with_checksum(changed.replace(at, old_text.size(), new_text)));
+  };
+  CHECK_THAT(complaint_with("\"version\"", "\"code\": {}, \"version\""),
+             contains_text("\"code\" is not known"));
+  CHECK_THAT(complaint_with(" \"version\": \"0.1.0\",", ""),
+             contains_text("\"version\" is missing"));
+  CHECK_THAT(complaint_with("\"layout\"", "\"config_sha256\": \"0\", \"layout\""),
+             contains_text("\"config_sha256\" is not known"));
+  CHECK_THAT(complaint_with("\"0.1.0\"", "1"), contains_text("version 1 found, expected a string"));
 }
 
 TEST_CASE("manifest: each fault is named") {
@@ -96,8 +146,10 @@ TEST_CASE("manifest: each fault is named") {
   const std::string moments = R"("exp_avg/w": )", run_id = R"("run_id": "run-5e1f")";
   const std::vector<Case> cases = {
       // The whole
-      {"checkpoint/1", "checkpoint/2", "format \"switchyard-checkpoint/2\" found"},
-      {"\"switchyard-checkpoint/1\"", "1", "format 1 found"},
+      {"checkpoint/2", "checkpoint/3", "format \"switchyard-checkpoint/3\" found"},
+      {"checkpoint/2", "checkpoint/0", "reads \"switchyard-checkpoint/1\" to \"2\""},
+      {"checkpoint/2", "checkpoint/02", "format \"switchyard-checkpoint/02\" found"},
+      {"\"switchyard-checkpoint/2\"", "2", "format 2 found"},
       {"\"format\"", "\"Format\"", "\"format\" is missing"},
       {run_id + ",", "", "\"run_id\" is missing"},
       {run_id, run_id + ", \"more\": 1", "\"more\" is not known"},
@@ -109,7 +161,17 @@ TEST_CASE("manifest: each fault is named") {
       {"\"attempt\": 2", "\"attempt\": -2", "attempt -2 found, expected a non-negative"},
       {"\"step\": 40", "\"step\": 40.0", "step 40.0 found, expected a non-negative"},
       {"\"step\": 40", "\"step\": 9223372036854775808", "step 9223372036854775808 found"},
-      {"\"0.1.0\"", R"("\u001b[2J")", "version \"\\u001b[2J\" found, expected up to 256 printable"},
+      {"\"0.1.0\"", R"("\u001b[2J")",
+       "code: version \"\\u001b[2J\" found, expected up to 256 printable"},
+      {"\"code\":", "\"Code\":", "\"code\" is missing"},
+      {"\"code\":", "\"version\": \"1\", \"code\":", "\"version\" is not known"},
+      {"\"compiler\":\"GNU 12.2.0\",", "", "code: \"compiler\" is missing"},
+      {"\"GNU 12.2.0\"", "12", "code: compiler 12 found, expected a string"},
+      {"4dbde68-dirty", std::string(257, 'f'), "expected up to 256 printable"},
+      {"Release: -O3", std::string(1025, 'O'), "expected up to 1024 printable"},
+      {"\"config_sha256\":", "\"config_sha\":", "\"config_sha256\" is missing"},
+      {config_sha256(small_manifest().config), std::string(64, '0'), "but that of \"config\" is "},
+      {"\"y\":0.1", "\"y\":0.2", "but that of \"config\" is "},
       {"{\"dp\":2}", "[2]", "\"layout\" is no object"},
       {"{\"dp\":2}", "{\"dp\":1e999}", "not valid JSON"},
       {"{\"dp\":2}", std::string(40, '[') + std::string(40, ']'), "nested 33 deep, expected 32"},
@@ -210,19 +272,44 @@ TEST_CASE("manifest: a format to come is told from a manifest that is damaged") 
   const std::string text = to_json(small_manifest());
   const auto of_format = [&](const std::string& version) {
     std::string body = text.substr(0, text.size() - checksum_ending(0).size());
-    body.replace(body.find("checkpoint/1") + 11, 1, version);
+    body.replace(body.find("checkpoint/2") + 11, 1, version);
     return body;
   };
-  REQUIRE(is_newer_manifest(with_checksum(of_format("2"))));
+  REQUIRE(is_newer_manifest(with_checksum(of_format("3"))));
   REQUIRE(is_newer_manifest(with_checksum(of_format("12"))));
-  REQUIRE(is_newer_manifest(of_format("2") + "}"));  // it may end in some other way
+  REQUIRE(is_newer_manifest(of_format("3") + "}"));  // it may end in some other way
   REQUIRE_FALSE(is_newer_manifest(text));
   REQUIRE_FALSE(is_newer_manifest(with_checksum(of_format("0"))));
+  REQUIRE_FALSE(is_newer_manifest(with_checksum(of_format("1"))));
   REQUIRE_FALSE(is_newer_manifest(with_checksum(of_format("x"))));
-  REQUIRE_FALSE(is_newer_manifest("switchyard-checkpoint/2"));
+  REQUIRE_FALSE(is_newer_manifest("switchyard-checkpoint/3"));
   std::string flipped = text;
-  flipped[flipped.find("checkpoint/1") + 11] = '3';
+  flipped[flipped.find("checkpoint/2") + 11] = '3';
   REQUIRE_FALSE(is_newer_manifest(flipped));
+}
+
+TEST_CASE("LATEST: what is written is read back, and what is not, is refused") {
+  const Latest latest{.step = 40, .directory = "step-000000040", .manifest_sha256 = sha256("")};
+  const std::string text = to_json(latest);
+  REQUIRE(text == "{\"step\":40,\"directory\":\"step-000000040\",\"manifest_sha256\":\"" +
+                      sha256("") + "\"}\n");
+  REQUIRE(to_json(parse_latest(text, "")) == text);
+  const std::string before = "{\"step\":40,\"directory\":\"step-000000040\"}\n";
+  REQUIRE(to_json(parse_latest(before, "")) == before);
+  const std::pair<std::string, std::string> wrong[] = {
+      {"", "the file is not a JSON object"},
+      {"{}", "\"step\" is missing"},
+      {"{\"step\":-1,\"directory\":\"step-000000040\"}", "step -1 found"},
+      {"{\"step\":41,\"directory\":\"step-000000040\"}", "found for step 41"},
+      {"{\"step\":40,\"directory\":\"../step-000000040\"}", "found for step 40"},
+      {"{\"step\":40,\"directory\":\"step-000000040\",\"x\":1}", "\"x\" is not known"},
+      {"{\"step\":40,\"directory\":\"step-000000040\",\"manifest_sha256\":\"\"}",
+       "expected 64 lower-case"}};
+  for (const auto& [one, complaint] : wrong) {
+    INFO(one);
+    CHECK_THAT(data_error([&] { parse_latest(one, "RUN/LATEST"); }),
+               contains_text("RUN/LATEST") && contains_text(complaint));
+  }
 }
 
 TEST_CASE("manifest: boxes cover a tensor once, or it is noticed") {

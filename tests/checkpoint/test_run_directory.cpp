@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/checksum.h"
 #include "checkpoint/run_directory.h"
 #include "checkpoint/run_entries.h"
 #include "core/error.h"
@@ -91,7 +92,8 @@ TEST_CASE("a run directory is made, counts its starts and keeps its name") {
     CHECK(run.committed_steps() == std::vector<int64_t>{10, 0});
     CHECK(newest_tiny(run) == TinyFound{10, 8});
     CHECK(read_bytes(directory.file("run/LATEST")) ==
-          "{\"step\":10,\"directory\":\"step-000000010\"}\n");
+          "{\"step\":10,\"directory\":\"step-000000010\",\"manifest_sha256\":\"" +
+              sha256(read_bytes(join(run.step_directory(10), kManifestFile))) + "\"}\n");
     run_id = run.id_of(0).run_id;
     lineage = run.id_of(0).lineage;
   }
@@ -249,7 +251,8 @@ TEST_CASE("a run that goes back has another lineage, and what was later is never
     CHECK(run.id_of(0).lineage != lineage);
     CHECK(run.committed_steps() == std::vector<int64_t>{10, 0});
     CHECK(read_bytes(directory.file("run/LATEST")) ==
-          "{\"step\":10,\"directory\":\"step-000000010\"}\n");
+          "{\"step\":10,\"directory\":\"step-000000010\",\"manifest_sha256\":\"" +
+              sha256(read_bytes(join(run.step_directory(10), kManifestFile))) + "\"}\n");
     save_tiny(storage, run, 20, 21);
     run.go_back_to(0);  // a second time behind step 20
     CHECK(names_in(run.path()) ==

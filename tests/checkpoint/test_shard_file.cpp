@@ -53,6 +53,16 @@ TEST_CASE("checksum: CRC-32C of the standard's examples, in one piece and in two
   REQUIRE(crc32c({}) == 0);
 }
 
+TEST_CASE("checksum: SHA-256 of the standard's examples") {
+  REQUIRE(sha256("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  REQUIRE(sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  REQUIRE(sha256(std::string(1'000'000, 'a')) ==
+          "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  REQUIRE(is_sha256(sha256("abc")));
+  REQUIRE_FALSE(is_sha256(sha256("abc") + "0"));
+  REQUIRE_FALSE(is_sha256(std::string(64, 'A')));
+}
+
 TEST_CASE("shards: a checkpoint of every kind of tensor comes back") {
   const TemporaryDirectory directory;
   Storage storage;
@@ -72,7 +82,8 @@ TEST_CASE("shards: any safetensors reader reads them") {
     const SafetensorsFile file(join(saved.directory, name));
     entries += file.names().size();
     REQUIRE(info.header_bytes % 4096 == 0);
-    REQUIRE(file.metadata() == shard_metadata(small_id(), std::stoi(name.substr(1, 5)), 3));
+    REQUIRE(file.metadata() ==
+            shard_metadata(small_id(), {.writer = std::stoi(name.substr(1, 5)), .num_writers = 3}));
   }
   REQUIRE(entries == 15);
   // The fourth box is the first writer's second.
@@ -81,6 +92,37 @@ TEST_CASE("shards: any safetensors reader reads them") {
   REQUIRE(file.info("exp_avg_sq/model.a.weight/1") == TensorInfo{DType::kF32, {6, 9}});
   REQUIRE(file.read("exp_avg_sq/model.a.weight/1") ==
           std::vector<std::byte>(moment.begin() + 6 * 9 * 4, moment.end()));
+}
+
+TEST_CASE("shards: a checkpoint of many small files comes back") {
+  const TemporaryDirectory directory;
+  Storage storage;
+  const auto saved = write_small_checkpoint(storage, directory.file("step"), small_id(),
+                                            small_tensors(), 0, kSmallFileBytes);
+  const CheckpointReader reader(saved.directory);
+  reader.verify_everything();
+  REQUIRE(read_all(reader) == saved.bytes);
+  const auto& files = reader.manifest().files;
+  REQUIRE(files.size() > 3 * kSmallWriters);
+  for (const auto& [name, info] : files) {
+    INFO(name);
+    REQUIRE(info.bytes <= kSmallFileBytes);
+    const SafetensorsFile file(join(saved.directory, name));  // any reader can read it
+    const auto number = [&](const char* key) { return std::stoi(file.metadata().at(key)); };
+    ShardPlace place{.writer = number("writer"), .num_writers = kSmallWriters};
+    if (file.metadata().contains("part")) {  // one of the writers needs one file only
+      place.part = number("part");
+      place.num_parts = number("num_parts");
+    }
+    REQUIRE(name == shard_name(place));
+    REQUIRE(file.metadata() == shard_metadata(small_id(), place));
+    place.part = place.num_parts;
+    REQUIRE(files.contains(shard_name(place)));
+  }
+  REQUIRE(files.contains("w00000-00002.safetensors"));
+  REQUIRE(files.contains("w00002.safetensors"));
+  // A tensor that no file could hold is cut, and more files of it are read as one.
+  REQUIRE(reader.manifest().tensors.at("exp_avg/model.a.weight").chunks.size() > 1);
 }
 
 TEST_CASE("shards: portions change nothing, and blocks of 16 MiB have their checksums") {
@@ -98,7 +140,8 @@ TEST_CASE("shards: portions change nothing, and blocks of 16 MiB have their chec
                                 static_cast<size_t>(std::min(kChecksumBlockBytes, bytes - at)))));
   for (const size_t portion : {data.size(), size_t{1} << 20, size_t{9'999'991}}) {
     INFO(portion);
-    ShardFile shard(storage, directory.file(""), small_id(), 7, 9, pieces);
+    ShardFile shard(storage, directory.file(""), small_id(), {.writer = 7, .num_writers = 9},
+                    pieces);
     shard.append(std::span(data).first(3));
     for (size_t at = 3; at < data.size(); at += portion)
       shard.append(std::span(data).subspan(at, std::min(portion, data.size() - at)));
@@ -174,7 +217,8 @@ TEST_CASE("shards: a writer refuses what cannot be, and what is not all there") 
   const TemporaryDirectory directory;
   Storage storage;
   const auto shard = [&](int writer, const std::string& key, const Box& box) {
-    return ShardFile(storage, directory.file(""), small_id(), writer, 1, {{key, DType::kU8, box}});
+    return ShardFile(storage, directory.file(""), small_id(), {.writer = writer},
+                     {{key, DType::kU8, box}});
   };
   REQUIRE_THROWS_WITH(shard(0, "a b", {{0}, {3}}), contains_text("\"a b\" cannot be saved"));
   REQUIRE_THROWS_WITH(shard(1, "", {{0}, {3}}), contains_text("cannot be saved"));

@@ -40,7 +40,8 @@ uint64_t digest_of_content(int content) {
 Manifest write_tiny_files(Storage& storage, RunDirectory& run, int64_t step, int content) {
   const std::string staging = run.begin_save(step);
   const std::string keys[] = {"weight", tensor_key(TensorRole::kExpAvg, "weight")};
-  Manifest manifest{.id = run.id_of(step), .time = "2026-01-01T00:00:00Z", .version = "test"};
+  Manifest manifest{
+      .id = run.id_of(step), .time = "2026-01-01T00:00:00Z", .code = {.version = "test"}};
   manifest.config = manifest.layout = manifest.train = nlohmann::ordered_json::object();
   manifest.train["content"] = content;
   for (const std::string& key : keys)
@@ -53,7 +54,8 @@ Manifest write_tiny_files(Storage& storage, RunDirectory& run, int64_t step, int
     for (const std::string& key : keys)
       pieces.push_back({.key = key, .dtype = DType::kF32, .box = box_of_file(file)});
     files.push_back(
-        std::make_unique<ShardFile>(storage, staging, manifest.id, file, kNumFiles, pieces));
+        std::make_unique<ShardFile>(storage, staging, manifest.id,
+                                    ShardPlace{.writer = file, .num_writers = kNumFiles}, pieces));
   }
   for (int file = 0; file < kNumFiles; ++file) {
     const std::vector<float> values = values_of(box_of_file(file), content);

@@ -85,7 +85,8 @@ int64_t StepState::bytes() const {
 }
 
 SaveContents contents_of(int64_t step) {
-  SaveContents contents = {.step = step, .time = "2026-01-01T00:00:00Z", .version = "test"};
+  SaveContents contents = {
+      .step = step, .time = "2026-01-01T00:00:00Z", .code = {.version = "test"}};
   contents.config = contents.layout = nlohmann::ordered_json::object();
   contents.train = {{"content", step}};
   return contents;

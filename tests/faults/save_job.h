@@ -49,6 +49,9 @@ struct SaveJob {
   bool drains = true;  // waits for a save under way before it ends
 };
 
+// Of files that cut what every rank writes into several.
+constexpr int64_t kSmallFileBytes = 4096 + 40;
+
 // Error of the job's. The fault rank of every thread is its rank.
 void run_save_job(const SaveJob& job);
 

@@ -120,6 +120,31 @@ TEST_CASE("a job killed at any point of any rank loses nothing that was committe
   CHECK(kills >= 4 * 25);
 }
 
+TEST_CASE("a job killed anywhere between a rank's several files loses nothing either") {
+  const TemporaryDirectory directory;
+  const std::string start = directory.file("start");
+  const auto job = [](const std::string& path, int64_t last_step) {
+    SaveJob cut{.directory = path, .last_step = last_step};
+    cut.settings.max_file_bytes = kSmallFileBytes;
+    return cut;
+  };
+  REQUIRE(run(job(start, 3), "").status == 0);
+  constexpr int kRank = 2;
+  fs::copy(start, directory.file("traced"), fs::copy_options::recursive);
+  const std::vector<std::string> points = points_of(job(directory.file("traced"), 4), kRank);
+  CHECK(std::count(points.begin(), points.end(), "checkpoint.shard.close") >= 3);
+  for (size_t n = 1; n <= points.size(); ++n) {
+    const std::string path = directory.file("run");
+    fs::copy(start, path, fs::copy_options::recursive);
+    const ChildEnd end =
+        run(job(path, 4), fmt::format("rank={},point=*,nth={},action=kill", kRank, n));
+    INFO("at point " << n << ", " << points[n - 1]);
+    REQUIRE(end.killed);
+    check_after_kill(path, 3, end);
+    fs::remove_all(path);
+  }
+}
+
 TEST_CASE("a job killed in its first save is begun again") {
   const TemporaryDirectory directory;
   for (int rank = 0; rank < kNumRanks; ++rank) {

@@ -33,11 +33,12 @@ constexpr const char* kResumed = "resumed step ";
 std::string not_saved(int64_t step) { return fmt::format("error step {} is NOT saved", step); }
 
 // The passes of a rank in the save of step 1, as (number among all its passes, name).
-std::vector<std::pair<size_t, std::string>> points_of_step_1(int rank) {
+std::vector<std::pair<size_t, std::string>> points_of_step_1(
+    int rank, const SaveSettings& settings = SaveJob().settings) {
   const TemporaryDirectory directory;
   const LogLines log;
   set_faults("");
-  run_save_job({.directory = directory.file("run"), .last_step = 2});
+  run_save_job({.directory = directory.file("run"), .last_step = 2, .settings = settings});
   const std::vector<std::string> all = fault_points_passed(rank);
   std::vector<std::pair<size_t, std::string>> points;
   int step = -1;
@@ -110,6 +111,30 @@ TEST_CASE("a call that fails on any rank is the end of that save, and of nothing
   CHECK(cases > 100);
 }
 
+// What a rank writes may be cut into several files: each is as good as the only one.
+TEST_CASE("a call that fails in any of a rank's files is the end of that save") {
+  SaveSettings settings = SaveJob().settings;
+  settings.max_file_bytes = kSmallFileBytes;
+  int cases = 0, files = 0;
+  for (const int rank : {0, 2}) {
+    for (const auto& [n, name] : points_of_step_1(rank, settings)) {
+      if (!name.starts_with("checkpoint.shard.") || !is_call(name)) continue;
+      files += name == "checkpoint.shard.sync";
+      const TemporaryDirectory directory;
+      const LogLines log;
+      INFO("rank " << rank << " at its point " << n << ", " << name);
+      set_faults(fmt::format("rank={},point=*,nth={},action=eio", rank, n));
+      run_save_job({.directory = directory.file("run"), .last_step = 2, .settings = settings});
+      set_faults("");
+      INFO(log.text());
+      check_after_failed_call(directory, log, true, false);
+      ++cases;
+    }
+  }
+  CHECK(files >= 2 * 3);
+  CHECK(cases > 5 * files);
+}
+
 TEST_CASE("the third failure in a row is the end, on all ranks, and not the third at all") {
   const TemporaryDirectory directory;
   const LogLines log;
@@ -177,10 +202,28 @@ TEST_CASE("a write that never returns is reported, and training goes on") {
   CHECK(log.numbers_after(kCommitted) == std::vector<int64_t>{0, 2});
   CHECK(log.with(not_saved(1)).size() == 1);
   CHECK(log.with(fmt::format("rank {}: {}", rank,
-                             join(directory.file("run/.staging-000000001-1"), shard_name(rank)) +
+                             join(directory.file("run/.staging-000000001-1"),
+                                  shard_name({.writer = rank})) +
                                  ": no answer for 0.5 s"))
             .size() == 1);
   CHECK(leftovers(directory.file("run")).empty());
+}
+
+TEST_CASE("a write that never returns is reported where a rank writes several files, too") {
+  const TemporaryDirectory directory;
+  const LogLines log;
+  std::atomic<int> votes = 0;
+  SaveJob job = job_that_goes_on(directory, votes);
+  job.last_step = 1;
+  job.settings.max_file_bytes = kSmallFileBytes;
+  set_faults("rank=1,point=checkpoint.shard.write,nth=5,action=hang");
+  run_save_job(job);
+  set_faults("");
+  INFO(log.text());
+  CHECK(log.with("rank 1: " + directory.file("run/.staging-000000000-1/w00001-*.safetensors") +
+                 ": no answer for 0.5 s")
+            .size() == 1);
+  CHECK(whole_steps(directory.file("run")) == std::vector<int64_t>{1});
 }
 
 TEST_CASE("storage that hangs for good is the end after three saves") {

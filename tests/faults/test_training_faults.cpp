@@ -202,7 +202,7 @@ void save_doctored(const RunConfig& config,
   const auto run = std::make_shared<RunDirectory>(*storage, config.training.output_dir,
                                                   RunDirectory::Options{.lock_wait_s = 0});
   const Manifest manifest = manifest_of(config.training.output_dir, 3);
-  SaveContents contents = {.step = 3, .time = manifest.time, .version = manifest.version};
+  SaveContents contents = {.step = 3, .time = manifest.time, .code = manifest.code};
   contents.config = manifest.config;
   contents.layout = manifest.layout;
   contents.train = manifest.train;

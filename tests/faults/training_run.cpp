@@ -36,7 +36,7 @@ TrainingEnd train_on_threads(const RunConfig& config, int num_ranks, const RunOp
       ExitRecorder recorder(mine.training.output_dir, world.rank());
       ExitCode code = ExitCode::kOk;
       record_errors(recorder, world.rank(), [&] {
-        code = run_training(mine, options, backend, grid, {}, signals, recorder);
+        code = run_training(mine, options, {}, backend, grid, {}, signals, recorder);
       });
       const std::scoped_lock lock(mutex);
       end.code = code;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "checkpoint/checksum.h"
+#include "checkpoint/latest_file.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/manifest_text.h"
 #include "checkpoint/run_file.h"
@@ -84,13 +85,13 @@ Target safetensors() {
 }
 
 Manifest manifest_example() {
-  const std::string first = "w00000.safetensors", second = "w00001.safetensors";
+  const std::string first = "w00000.safetensors", second = "w00001-00002.safetensors";
   const auto tensor = [](TensorRole role, std::vector<int64_t> shape, std::vector<Chunk> chunks) {
     return SavedTensor{role, DType::kF32, std::move(shape), 0xfedcba9876543210u, std::move(chunks)};
   };
   return {.id = {"0123456789abcdef", "fedcba9876543210", 2, 1000},
           .time = "2026-01-02T03:04:05Z",
-          .version = "0.1.0",
+          .code = {"0.1.0", "4dbde68", "GNU 12.2.0", "Release: -O3"},
           .config = {{"model", {{"hidden_size", 64}, {"eps", 1e-5}}}, {"data", nullptr}},
           .layout = {{"dp", 2}},
           .train = {{"step", 1000}, {"accepted_losses", {2.5, 2.25}}},
@@ -103,9 +104,26 @@ Manifest manifest_example() {
                       {"none", tensor(TensorRole::kParam, {0, 3}, {})}}};
 }
 
+// As version 0.1.0 of the program wrote it.
+std::string manifest_of_format_1() {
+  std::string text = to_json(manifest_example());
+  text.resize(text.size() - checksum_ending(0).size());
+  const auto replace = [&](const std::string& begin, const std::string& end,
+                           const std::string& other) {
+    const size_t from = text.find(begin);
+    text.replace(from, text.find(end, from + begin.size()) + end.size() - from, other);
+  };
+  replace("checkpoint/2", "\"", "checkpoint/1\"");
+  replace(" \"code\": ", "}", " \"version\": \"0.1.0\"");
+  replace(",\n \"config_sha256\": ", ",", ",");
+  text = with_checksum(text);
+  parse_manifest(text, "corpus");
+  return text;
+}
+
 Target manifest() {
   return {.name = "manifest",
-          .corpus = {to_json(manifest_example())},
+          .corpus = {to_json(manifest_example()), manifest_of_format_1()},
           .take =
               [](const std::string& input) {
                 const Manifest parsed = parse_manifest(input, "manifest.json");
@@ -130,6 +148,17 @@ Target run_file() {
                 return fmt::format("{},\"crc32c\":{}}}\n", body.substr(0, body.size() - 1),
                                    crc32c(std::as_bytes(std::span(body))));
               }};
+}
+
+Target latest() {
+  return {.name = "latest",
+          .corpus = {to_json(Latest{1000, "step-000001000", std::string(64, 'a')}),
+                     to_json(Latest{0, "step-000000000"})},
+          .take = [](const std::string& input) {
+            const std::string text = to_json(parse_latest(input, "LATEST"));
+            SY_CHECK(to_json(parse_latest(text, "LATEST")) == text,
+                     "a LATEST that is not read back");
+          }};
 }
 
 Target run_entries() {
@@ -200,8 +229,8 @@ Target token_file() {
 }  // namespace
 
 std::vector<Target> all_targets() {
-  return {safetensors(), manifest(),        run_file(),  run_entries(),
-          config(),      config_override(), token_file()};
+  return {safetensors(), manifest(), run_file(),        latest(),
+          run_entries(), config(),   config_override(), token_file()};
 }
 
 }  // namespace switchyard::fuzz

@@ -32,7 +32,7 @@ void write_checkpoint(const std::string& directory, const MadeCheckpoint& made) 
   Manifest manifest;
   manifest.id = {.run_id = "run", .lineage = "lineage", .attempt = 1, .step = 7};
   manifest.time = "2026-01-01T00:00:00Z";
-  manifest.version = "test";
+  manifest.code.version = "test";
   manifest.config = made.config;
   manifest.layout = made.layout;
   manifest.train = made.train;
@@ -46,8 +46,9 @@ void write_checkpoint(const std::string& directory, const MadeCheckpoint& made) 
     for (const MadeTensor& tensor : made.tensors)
       if (i < tensor.boxes.size())
         pieces.push_back({.key = tensor.key, .dtype = tensor.dtype, .box = tensor.boxes[i]});
-    ShardFile file(storage, directory, manifest.id, static_cast<int>(i),
-                   static_cast<int>(num_files), pieces);
+    ShardFile file(storage, directory, manifest.id,
+                   {.writer = static_cast<int>(i), .num_writers = static_cast<int>(num_files)},
+                   pieces);
     for (const MadeTensor& tensor : made.tensors) {
       if (i >= tensor.boxes.size()) continue;
       const auto part = cut_out(bytes_of(tensor), {tensor.dtype, tensor.shape}, tensor.boxes[i]);

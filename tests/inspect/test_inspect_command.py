@@ -4,8 +4,10 @@
 Usage: test_inspect_command.py SWITCHYARD MPIRUN
 """
 
+import hashlib
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -61,12 +63,44 @@ class Inspect(unittest.TestCase):
         self.assertEqual(text.count(" valid"), 5, text)
         self.assertIn("attempt 1 ended at step 4", text)
         self.assertIn("wall time", text)
+        self.assertNotIn("LATEST (", text)
         text = self.inspect("run/step-000000003")
         for part in ("step 3, by attempt 1", "exp_avg_sq", "next_sample: 12", "w00000.safetensors"):
             self.assertIn(part, text)
         self.assertNotIn("lm_head", text)
         self.assertRegex(self.inspect("run/step-000000003", "--tensors"),
                          r"\n  exp_avg/lm_head.weight +f32 +\(257, 16\) +16448 +0x[0-9a-f]{16} ")
+
+    def test_the_code_and_the_configuration_are_named(self):
+        step = self.path / "run/step-000000003"
+        manifest = json.loads((step / "manifest.json").read_text())
+        self.assertEqual(set(manifest["code"]), {"version", "revision", "compiler", "build"})
+        self.assertIn("-march=", manifest["code"]["build"])
+        version = subprocess.run([SWITCHYARD, "--version"], check=True, capture_output=True, text=True).stdout
+        self.assertEqual(version.strip(), "{version}, revision {revision}, {compiler}, {build}"
+                         .format(**manifest["code"]))
+        self.assertRegex(manifest["code"]["revision"], r"\A([0-9a-f]{40}(-dirty)?|unknown)\Z")
+        # A line of the file holds the configuration.
+        line = re.search(r'^ "config": (.*),$', (step / "manifest.json").read_text(), re.MULTILINE)[1]
+        self.assertEqual(json.loads(line), manifest["config"])
+        self.assertEqual(manifest["config_sha256"], hashlib.sha256(line.encode()).hexdigest())
+        text = self.inspect(str(step))
+        self.assertIn("  code: version " + version, text)
+        self.assertIn("SHA-256 " + manifest["config_sha256"], text)
+        environment = json.loads((self.path / "run/environment.json").read_text())
+        self.assertEqual(environment["code"], manifest["code"])
+
+    def test_latest_says_which_manifest(self):
+        latest = json.loads((self.path / "run/LATEST").read_text())
+        manifest = self.path / "run" / latest["directory"] / "manifest.json"
+        self.assertEqual(latest, {"step": 4, "directory": "step-000000004",
+                                  "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()})
+        self.assertNotIn("LATEST", self.inspect("--verify", "run"))
+        (self.path / "run/LATEST").write_text(json.dumps({**latest, "manifest_sha256": 64 * "0"}))
+        for arguments in (["run"], ["--verify", "run"]):  # it is advisory
+            self.assertRegex(self.inspect(*arguments),
+                             r"\nLATEST \(no job goes by it\): run/LATEST does not match: manifest_sha256 0{64}, "
+                             rf"but that of .*manifest.json is {latest['manifest_sha256']}\n")
 
     def test_verification_names_the_flipped_byte(self):
         self.assertEqual(self.inspect("--verify", "run").count(": right, "), 5)

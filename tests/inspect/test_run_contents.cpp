@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "checkpoint/checksum.h"
+#include "checkpoint/latest_file.h"
 #include "checkpoint/run_directory.h"
 #include "checkpoint/run_entries.h"
 #include "checkpoint/tiny_save.h"
@@ -84,6 +86,40 @@ TEST_CASE("the report of a run has its checkpoints, what is left over and what i
     CHECK_THAT(text, contains_text(part));
   CHECK(std::count(text.begin(), text.end(), '\n') < 30);
   CHECK(run.names() == before);  // nothing was written
+}
+
+TEST_CASE("LATEST is said to be wrong where it is, and what it names") {
+  MadeRun run;
+  const std::string path = join(run.path(), kLatestFile), right = read_bytes(path);
+  const auto said = [&] {
+    const RunContents contents = contents_of_run(run.path());
+    const std::string text = run_text(contents);
+    CHECK((text.find(latest_text(contents)) != std::string::npos));
+    CHECK((text.find("(no job goes by it): ") != std::string::npos) ==
+          !latest_text(contents).empty());
+    return latest_text(contents);
+  };
+  CHECK(said().empty());
+  const std::string manifest = join(run.step(40), kManifestFile), bytes = read_bytes(manifest);
+  flip_byte(manifest, 500);
+  CHECK_THAT(said(),
+             contains_text("LATEST does not match: manifest_sha256 " + sha256(bytes) +
+                           ", but that of " + manifest + " is " + sha256(read_bytes(manifest))));
+  fs::remove(manifest);
+  CHECK_THAT(said(), contains_text(manifest + ": the file is missing"));
+  write_bytes(manifest, bytes);
+  CHECK(said().empty());
+  write_bytes(path, to_json(Latest{.step = 40, .directory = "step-000000040"}));
+  CHECK_THAT(said(), contains_text("no manifest_sha256 (earlier versions wrote none)"));
+  CHECK(contents_of_run(run.path()).latest == 40);
+  write_bytes(path, right.substr(0, 30));
+  CHECK_THAT(said(), contains_text("LATEST: "));
+  CHECK_FALSE(contents_of_run(run.path()).latest.has_value());
+  fs::remove(path);  // its writing may have failed, which is no harm
+  CHECK(said().empty());
+  write_bytes(path, right);
+  fs::remove_all(run.step(40));
+  CHECK_THAT(said(), contains_text("LATEST names step-000000040, which is not there"));
 }
 
 TEST_CASE("a job at work is told, and nothing waits for it") {
@@ -194,7 +230,8 @@ TEST_CASE("the report of a checkpoint") {
   const std::string text = step_text(run.step(20), true);
   for (const char* part : {"step 20, by attempt 1", "  exp_avg  f32          1        24     96\n",
                            "  all                   2        48    192\n", "w00003.safetensors",
-                           "content: 1", "exp_avg/weight  f32    (8, 3)"})
+                           "content: 1", "exp_avg/weight  f32    (8, 3)", "files: 4 of 4 writers, ",
+                           "code: version test, revision unknown, "})
     CHECK_THAT(text, contains_text(part));
   CHECK_THAT(step_text(run.step(20), false), !contains_text("(8, 3)"));
   fs::remove(join(run.step(20), "w00001.safetensors"));

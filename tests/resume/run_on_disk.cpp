@@ -16,7 +16,7 @@ std::vector<HeldTensor> held_by(TrainerOnRank& on_rank) {
 }
 
 RunOnDisk::RunOnDisk(TrainerOnRank& on_rank, Communicator& world, const std::string& directory,
-                     bool async)
+                     bool async, int64_t max_file_bytes)
     : on_rank_(on_rank), world_(world), directory_(directory) {
   spdlog::set_level(spdlog::level::warn);
   const auto storage = std::make_shared<Storage>();
@@ -24,8 +24,10 @@ RunOnDisk::RunOnDisk(TrainerOnRank& on_rank, Communicator& world, const std::str
     if (world.rank() == 0)
       run_ = std::make_shared<RunDirectory>(*storage, directory, RunDirectory::Options{});
   });
-  checkpointer_.emplace(SaveSettings{.async = async, .retention = {.keep_last = 1'000'000}}, world,
-                        on_rank.backend, held_by(on_rank), storage, run_);
+  checkpointer_.emplace(
+      SaveSettings{
+          .async = async, .retention = {.keep_last = 1'000'000}, .max_file_bytes = max_file_bytes},
+      world, on_rank.backend, held_by(on_rank), storage, run_);
 }
 
 bool RunOnDisk::load_newest() {
@@ -44,7 +46,7 @@ void RunOnDisk::save() {
   const TrainingState& state = on_rank_.trainer.training_state();
   SaveContents contents = {.step = state.step};
   if (world_.rank() == 0) {
-    contents.version = "test";
+    contents.code.version = "test";
     contents.config = nlohmann::ordered_json::parse(to_json(on_rank_.config));
     contents.layout = nlohmann::ordered_json::object();
     contents.train = to_json(state);

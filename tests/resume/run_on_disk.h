@@ -22,7 +22,7 @@ class RunOnDisk {
  public:
   // Takes the directory, which need not exist. References are kept.
   RunOnDisk(TrainerOnRank& on_rank, Communicator& world, const std::string& directory,
-            bool async = true);
+            bool async = true, int64_t max_file_bytes = kMaxFileBytes);
 
   // What a resume does; false where nothing is to go on from.
   bool load_newest();

@@ -39,12 +39,16 @@ RunConfig job_config(const TokenFixture& tokens, DType real, int64_t vocab_size 
   return config;
 }
 
-void save_source(const RunConfig& config, Source& source) {
+// Most checkpoints are cut into many files, so that tensors lie in several.
+constexpr int64_t kSmallFileBytes = 12'000;
+
+void save_source(const RunConfig& config, Source& source,
+                 int64_t max_file_bytes = kSmallFileBytes) {
   std::mutex mutex;
   run_ranks(source.job.ranks(), [&](Communicator& world) {
     TrainerOnRank on_rank(source.job.on(config), world);
     while (on_rank.trainer.step() < kStepsBefore) on_rank.trainer.train_step();
-    RunOnDisk disk(on_rank, world, source.directory);
+    RunOnDisk disk(on_rank, world, source.directory, true, max_file_bytes);
     disk.save();
     const StepReport report = on_rank.trainer.train_step();
     if (world.rank() != 0) return;
@@ -113,6 +117,12 @@ void check_bytes(const Source& source) {
   if (source.job.layout.pp == 1) CHECK(source.max_over_mean_bytes <= 1.10);
 }
 
+void check_cuts(const Source& source) {
+  const Manifest manifest = saved_step(source.directory, kStepsBefore).manifest;
+  CHECK(manifest.files.size() > 2 * static_cast<size_t>(source.job.ranks()));
+  for (const auto& [name, file] : manifest.files) CHECK(file.bytes <= kSmallFileBytes);
+}
+
 enum class Pairs { kEachOnce, kAll };
 
 void check_pairs(const RunConfig& config, const std::vector<GridJob>& jobs, Pairs pairs,
@@ -124,6 +134,7 @@ void check_pairs(const RunConfig& config, const std::vector<GridJob>& jobs, Pair
     sources.push_back({job, directory.file(std::to_string(sources.size()))});
     save_source(config, sources.back());
     check_bytes(sources.back());
+    check_cuts(sources.back());
   }
   for (size_t to = 0; to < jobs.size(); ++to) {
     std::vector<const Source*> from;
@@ -240,7 +251,7 @@ TEST_CASE("a checkpoint takes its bytes, and one percent for the rest") {
   config.gradient_accumulation_steps = 1;
   const TemporaryDirectory directory;
   Source source = {{{.dp = 4, .tp = 2, .ep = 2}, 1}, directory.file("run")};
-  save_source(config, source);
+  save_source(config, source, kMaxFileBytes);
   check_bytes(source);
   int64_t unique = 0, on_disk = 0;
   for (const auto& [key, tensor] : saved_step(source.directory, kStepsBefore).manifest.tensors)

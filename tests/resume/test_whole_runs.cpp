@@ -255,13 +255,13 @@ TEST_CASE("a checkpoint of a format to come is refused, and an older one is not 
   const std::string format = "switchyard-checkpoint/";
   std::string text = read_bytes(path);
   text.resize(text.size() - checksum_ending(0).size());
-  const size_t at = text.find(format + "1");
+  const size_t at = text.find(format + "2");
   REQUIRE(at != std::string::npos);
-  write_bytes(path, with_checksum(text.replace(at, format.size() + 1, format + "2")));
+  write_bytes(path, with_checksum(text.replace(at, format.size() + 1, format + "3")));
 
   config.training.max_steps = 8;
   const std::string message = refusal(ExitCode::kData, [&] { train(config, 1); });
-  CHECK_THAT(message, contains_text(format + "2") && contains_text(format + "1"));
+  CHECK_THAT(message, contains_text(format + "3") && contains_text("to \"2\""));
   CHECK(fs::exists(path));
   CHECK_FALSE(fs::exists(step_directory(run, 8)));
 

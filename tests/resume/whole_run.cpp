@@ -21,7 +21,7 @@ ExitCode train(RunConfig unresolved, int ranks, const RunOptions& options) {
     CpuBackend backend(1);
     const ProcessGrid grid(world, grid_sizes(config), &backend);
     ExitRecorder recorder(config.training.output_dir, world.rank());
-    const ExitCode mine = run_training(config, options, backend, grid, {}, signals, recorder);
+    const ExitCode mine = run_training(config, options, {}, backend, grid, {}, signals, recorder);
     if (world.rank() == 0) code = mine;
   });
   return code;
