@@ -215,6 +215,13 @@ void add_generate(CLI::App& app, Request& request) {
                    "0: always the most probable token")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--seed", options.sampling.seed, "The same seed gives the same text");
+  const std::map<std::string, Device> devices = {{"cpu", Device::kCpu}, {"cuda", Device::kCuda}};
+  command
+      ->add_option_function<std::string>(
+          "--device",
+          [&options, devices](const std::string& name) { options.device = devices.at(name); },
+          "cpu or cuda (default: cuda if this build can and there is a GPU)")
+      ->check(CLI::IsMember(devices));
   command->add_option("--threads", options.num_threads, "0: all cores of the affinity mask");
   command->callback([&request] {
     request.command = [&] { return run_alone([&] { return run_generate(request.generate); }); };

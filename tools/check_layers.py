@@ -42,7 +42,7 @@ RESTRICTED = [
     (r"mpi\.h", [r"comm/mpi_.*", r"cli/.*", r"main\.cpp"],
      "ranks talk through comm/communicator.h"),
     (r"nccl\.h", [r"comm/nccl_.*"], "ranks talk through comm/communicator.h"),
-    (r"(cuda|cublas|curand|cudnn|nvrtc|cub/|thrust/).*",
+    (r"(cuda|cublas|curand|cudnn|nvrtc|nvtx3/|cub/|thrust/).*",
      [r"backend/cuda/.*", r"comm/nccl_.*"], "devices are used through backend/backend.h"),
     (r"(cblas|openblas.*|f77blas|omp)\.h", [r"backend/cpu/.*"],
      "mathematics goes through backend/ops.h, where the threads are"),

@@ -27,6 +27,11 @@ void Backend::free(std::byte* memory, int64_t bytes) {
   memory_.bytes_in_use -= bytes;
 }
 
+HostMemory Backend::allocate_host(int64_t bytes) {
+  return HostMemory(new std::byte[static_cast<size_t>(bytes)],
+                    [](std::byte* memory) { delete[] memory; });
+}
+
 Buffer::Buffer(Backend& backend, int64_t bytes) : backend_(&backend), bytes_(bytes) {
   if (bytes > 0) data_ = backend.allocate(bytes);
 }

@@ -45,6 +45,10 @@ class PendingWork {
   virtual int missing_peer() const { return -1; }
 };
 
+// Memory of the host that copies from the device reach without a detour. Any thread may give it
+// back, also when the backend is gone.
+using HostMemory = std::unique_ptr<std::byte[], void (*)(std::byte*)>;
+
 // What a backend has handed out.
 struct MemoryReport {
   int64_t bytes_in_use = 0;
@@ -58,11 +62,13 @@ class Backend {
 
   virtual std::string description() const = 0;  // "cpu, 2 threads, avx512"
   virtual Ops& ops() = 0;
-  // FLOP/s at which `real` arithmetic could run at best: measured on the CPU.
+  // FLOP/s at which `real` arithmetic could run at best: measured on the CPU, theoretical on a GPU.
   virtual double peak_flops(DType real) = 0;
 
   // The queue of the model's mathematics.
   virtual Queue compute_queue() = 0;
+  // A queue for long copies to the host. Like every other, it waits only for what it is told to.
+  virtual Queue copy_queue() { return compute_queue(); }
   // An event that completes when the work now in `queue` has.
   virtual Event record(Queue queue) = 0;
   // Later work of `queue` starts after `event`. Never blocks the host.
@@ -81,9 +87,16 @@ class Backend {
   virtual void progress() = 0;
   virtual bool is_complete(Event event) = 0;  // never blocks, and advances nothing
 
-  // Copies between host and device memory. The host memory may be reused when the call returns.
+  // Copies between host and device memory. The host memory of an upload may be reused when the call
+  // returns; what is downloaded is there when the host has waited (host_wait) for an event that
+  // comes after it, and its host memory must live until then.
   virtual void upload(Queue queue, Tensor device, const void* host) = 0;
   virtual void download(Queue queue, void* host, Tensor device) = 0;
+  // The same, to memory of allocate_host(), which is undefined at first.
+  virtual HostMemory allocate_host(int64_t bytes);
+  virtual void download_direct(Queue queue, std::byte* host, Tensor device) {
+    download(queue, host, device);
+  }
 
   // A scope of an arena has given memory back: what `queue` is asked to do from now on may use it
   // for something else. A backend that looks for mistakes listens; the others have nothing to do.

@@ -357,4 +357,13 @@ void Ops::init_normal(Queue q, Tensor x_NM, double std, uint64_t key, int64_t fi
   do_init_normal(q, x_NM, std, key, first_index, row_stride);
 }
 
+void Ops::digest_add(Queue q, Tensor sum, Tensor x_NM, int64_t first_index, int64_t row_stride) {
+  const Contract contract(__func__);
+  const auto [N, M] = contract.dims<2>("x", x_NM);
+  contract.check("sum", sum, DType::kI64, {1});
+  contract.check_that(row_stride >= M, "rows must not share elements (row_stride, columns)",
+                      row_stride, M);
+  do_digest_add(q, sum, x_NM, first_index, row_stride);
+}
+
 }  // namespace switchyard

@@ -266,6 +266,9 @@ class Ops {
   // (core/random.h).
   void init_normal(Queue q, Tensor x_NM, double std, uint64_t key, int64_t first_index,
                    int64_t row_stride);
+  // sum (1) i64 += digest_term (core/digest.h) of the elements of x, of any dtype, where x[n, m] is
+  // element first_index + n * row_stride + m of a tensor; modulo 2^64.
+  void digest_add(Queue q, Tensor sum, Tensor x_NM, int64_t first_index, int64_t row_stride);
 
  private:
   // One per public function, called after its shapes have been checked.
@@ -373,6 +376,8 @@ class Ops {
   virtual void do_add(Queue q, Tensor y, Tensor a, Tensor b) = 0;
   virtual void do_init_normal(Queue q, Tensor x_NM, double std, uint64_t key, int64_t first_index,
                               int64_t row_stride) = 0;
+  virtual void do_digest_add(Queue q, Tensor sum, Tensor x_NM, int64_t first_index,
+                             int64_t row_stride) = 0;
 };
 
 }  // namespace switchyard

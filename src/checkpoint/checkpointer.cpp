@@ -83,7 +83,7 @@ void Checkpointer::begin(SaveContents contents) {
   contents_ = std::move(contents);
   save_began_ = now_s();
   if (is_async_) {
-    if (!snapshot_) snapshot_ = std::make_shared<Snapshot>(held_);
+    if (!snapshot_) snapshot_ = std::make_shared<Snapshot>(held_, backend_);
     snapshot_->take(held_, backend_);
   }
   if (run_)

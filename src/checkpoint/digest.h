@@ -1,7 +1,5 @@
-// Digests of tensors that no layout changes: the sum, modulo 2^64, over the elements of mix(index
-// in the whole tensor, bits). The digests of boxes that cover a tensor once sum to the tensor's, in
-// any order. An element that changes always changes the sum; elements that trade places, or are
-// left out, do too, but for one case in 2^64.
+// Digests of tensors (core/digest.h) that no layout changes: the digests of boxes that cover a
+// tensor once sum to the tensor's.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +18,10 @@ uint64_t digest_of(std::span<const int64_t> shape, const Box& box, DType dtype,
                    std::span<const std::byte> bytes);
 uint64_t digest_of(const HeldTensor& held, std::span<const std::byte> bytes);
 
-// Of each, from the device. Waits for it; needs host memory for the largest.
+// Of each, computed on the device. Waits for it. For several times: with `memory` for the digests.
 std::vector<uint64_t> digests_of(const std::vector<HeldTensor>& held, Backend& backend);
+Buffer memory_for_digests(const std::vector<HeldTensor>& held, Backend& backend);
+std::vector<uint64_t> digests_of(const std::vector<HeldTensor>& held, Backend& backend,
+                                 const Buffer& memory);
 
 }  // namespace switchyard

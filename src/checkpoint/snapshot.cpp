@@ -1,27 +1,39 @@
 #include "checkpoint/snapshot.h"
 
+#include <cstring>
+
 #include "core/fault.h"
 
 namespace switchyard {
+namespace {
 
-Snapshot::Snapshot(const std::vector<HeldTensor>& held) {
-  begin_.push_back(0);
+std::vector<size_t> begins_of(const std::vector<HeldTensor>& held) {
+  std::vector<size_t> begins = {0};
   for (const HeldTensor& tensor : held)
-    begin_.push_back(begin_.back() + static_cast<size_t>(tensor.data.bytes()));
-  memory_.resize(begin_.back());
+    begins.push_back(begins.back() + static_cast<size_t>(tensor.data.bytes()));
+  return begins;
+}
+
+}  // namespace
+
+Snapshot::Snapshot(const std::vector<HeldTensor>& held, Backend& backend)
+    : begin_(begins_of(held)), memory_(backend.allocate_host(static_cast<int64_t>(begin_.back()))) {
+  std::memset(memory_.get(), 0, begin_.back());
 }
 
 void Snapshot::take(const std::vector<HeldTensor>& held, Backend& backend) {
+  const Queue queue = backend.copy_queue();
+  backend.wait(queue, backend.record(backend.compute_queue()));
   for (size_t i = 0; i < held.size(); ++i)
-    backend.download(backend.compute_queue(), memory_.data() + begin_[i], held[i].data);
-  backend.host_wait(backend.record(backend.compute_queue()));
-  for (size_t i = 0; i < held.size(); ++i)
-    spoil(fault_point("checkpoint.snapshot"),
-          std::span(memory_).subspan(begin_[i], begin_[i + 1] - begin_[i]));
+    backend.download_direct(queue, part(i).data(), held[i].data);
+  backend.host_wait(backend.record(queue));
+  for (size_t i = 0; i < held.size(); ++i) spoil(fault_point("checkpoint.snapshot"), part(i));
 }
 
-std::span<const std::byte> Snapshot::bytes(size_t held) const {
-  return std::span(memory_).subspan(begin_[held], begin_[held + 1] - begin_[held]);
+std::span<std::byte> Snapshot::part(size_t held) const {
+  return {memory_.get() + begin_[held], begin_[held + 1] - begin_[held]};
 }
+
+std::span<const std::byte> Snapshot::bytes(size_t held) const { return part(held); }
 
 }  // namespace switchyard

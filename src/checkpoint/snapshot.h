@@ -15,15 +15,18 @@ namespace switchyard {
 class Snapshot {
  public:
   // Takes the memory, and touches it, so that the first copy is as fast as later ones.
-  explicit Snapshot(const std::vector<HeldTensor>& held);
+  Snapshot(const std::vector<HeldTensor>& held, Backend& backend);
 
-  // After each tensor is a fault point, "checkpoint.snapshot".
-  void take(const std::vector<HeldTensor>& held, Backend& backend);  // those it was made for
+  // Of those it was made for, once the compute queue has come to this point; the host waits. After
+  // each tensor is a fault point, "checkpoint.snapshot".
+  void take(const std::vector<HeldTensor>& held, Backend& backend);
   std::span<const std::byte> bytes(size_t held) const;
 
  private:
-  std::vector<std::byte> memory_;
+  std::span<std::byte> part(size_t held) const;
+
   std::vector<size_t> begin_;  // of each held tensor, and the end
+  HostMemory memory_;
 };
 
 }  // namespace switchyard

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "backend/cpu/cpu_backend.h"
+#include "cli/device.h"
 #include "comm/collective_error.h"
 #include "config/config.h"
 #include "core/log.h"
@@ -26,9 +26,10 @@ void print_result(const RunConfig& config, const ProcessGrid& grid, Backend& bac
              1e3 * median.step_time_s, 1e3 * sorted.front().step_time_s,
              1e3 * sorted.back().step_time_s);
   fmt::print("throughput   {:10.0f} tokens/s\n", median.tokens_per_s);
-  fmt::print(
-      "compute      {:10.4f} TFLOP/s, {:.1f} % of the FMA peak measured in this process ({:.4f})\n",
-      median.tflops, 100 * median.mfu, median.tflops / median.mfu);
+  const char* const peak = config.device == Device::kCuda ? "theoretical peak of the GPUs"
+                                                          : "FMA peak measured in this process";
+  fmt::print("compute      {:10.4f} TFLOP/s, {:.1f} % of the {} ({:.4f})\n", median.tflops,
+             100 * median.mfu, peak, median.tflops / median.mfu);
   fmt::print(
       "all-to-all   {:10.1f} ms   of the slowest rank, {:.1f} % of the step; {:.2f} MB sent\n",
       1e3 * median.all_to_all_time_s, 100 * median.all_to_all_time_s / median.step_time_s,
@@ -40,19 +41,18 @@ void print_result(const RunConfig& config, const ProcessGrid& grid, Backend& bac
 }  // namespace
 
 int run_bench_step(const BenchOptions& options, Communicator& world) {
-  const RunConfig config = read_config(options.config, world);
-  agree(world, [&] { refuse_unbuilt(config); });
-  CpuBackend backend(config.training.num_threads);
-  warn_about_speed(backend, world);
-  const ProcessGrid grid(world, grid_sizes(config), &backend);
+  RunConfig config = read_config(options.config, world);
+  const DeviceOfRank device(config, config.training.num_threads, world);
+  warn_about_speed(config, world);
+  const ProcessGrid grid(device.world(), grid_sizes(config), &device.backend());
   std::optional<Dataset> dataset;
   agree(world, [&] { dataset.emplace(random_dataset(config)); });
 
-  Trainer trainer(config, backend, grid, *dataset);
+  Trainer trainer(config, device.backend(), grid, *dataset);
   for (int i = 0; i < options.warm_up_steps; ++i) trainer.train_step();
   std::vector<StepReport> reports;
   for (int i = 0; i < options.steps; ++i) reports.push_back(trainer.train_step());
-  if (world.rank() == 0) print_result(config, grid, backend, reports);
+  if (world.rank() == 0) print_result(config, grid, device.backend(), reports);
   return 0;
 }
 

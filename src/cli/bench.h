@@ -1,5 +1,6 @@
 // `switchyard bench step`: how fast a training step runs, beside what the machine could do: the FMA
-// peak measured in the same process. Random tokens, so that no data needs preparing.
+// peak measured in the same process, or what the GPU could do in theory. Random tokens, so that no
+// data needs preparing.
 #pragma once
 
 #include "cli/train.h"

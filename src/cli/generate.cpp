@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-#include "backend/cpu/cpu_backend.h"
+#include "cli/device.h"
 #include "cli/train.h"
 #include "comm/self_communicator.h"
 #include "data/tokenizer.h"
@@ -12,7 +12,7 @@ namespace switchyard {
 int run_generate(const GenerateOptions& options) {
   SelfCommunicator world("world");
   // The run's configuration on a grid of one rank: sampling needs no batch and no parallelism.
-  const RunConfig config = read_config(
+  RunConfig config = read_config(
       {.path = options.run_directory + "/config.json",
        .overrides = {"parallelism.data_parallel_size=1", "parallelism.tensor_parallel_size=1",
                      "parallelism.pipeline_parallel_size=1", "parallelism.expert_parallel_size=1",
@@ -20,9 +20,10 @@ int run_generate(const GenerateOptions& options) {
                      "pipeline.layers_per_stage=[]", "train_batch_size=1",
                      "train_micro_batch_size_per_gpu=1", "gradient_accumulation_steps=1"}},
       world);
-  CpuBackend backend(options.num_threads);
-  const ProcessGrid grid(world, GridSizes{}, &backend);
-  Generator generator(config, backend, grid, options.run_directory + "/model.safetensors");
+  config.device = options.device;
+  const DeviceOfRank device(config, options.num_threads, world);
+  const ProcessGrid grid(device.world(), GridSizes{}, &device.backend());
+  Generator generator(config, device.backend(), grid, options.run_directory + "/model.safetensors");
 
   const ByteTokenizer tokenizer;
   std::fputs(options.prompt.c_str(), stdout);

@@ -7,6 +7,8 @@
 #include <optional>
 #include <sstream>
 
+#include "backend/cpu/cpu_backend.h"
+#include "cli/device.h"
 #include "cli/this_code.h"
 #include "comm/checked_communicator.h"
 #include "comm/collective_error.h"
@@ -44,9 +46,10 @@ RunConfig read_config(const ConfigOptions& options, Communicator& world) {
   return config;
 }
 
-void warn_about_speed(const CpuBackend& backend, const Communicator& world) {
-  const int num_threads = backend.num_threads(), world_size = world.size();
-  const int allowed = cores_in_affinity_mask();
+void warn_about_speed(const RunConfig& config, const Communicator& world) {
+  if (config.device != Device::kCpu) return;
+  const int allowed = cores_in_affinity_mask(), world_size = world.size();
+  const int num_threads = config.training.num_threads > 0 ? config.training.num_threads : allowed;
   const auto online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   if (num_threads > allowed)
     spdlog::warn(
@@ -59,7 +62,7 @@ void warn_about_speed(const CpuBackend& backend, const Communicator& world) {
         "this rank may run on {} of the {} cores, with {} rank(s) in the job: mpirun binds "
         "ranks to single cores by default; use launch/local.sh, or mpirun --bind-to none",
         allowed, online, world_size);
-  if (const std::string advice = backend.speed_advice(); !advice.empty() && world.rank() == 0)
+  if (const std::string advice = advice_on_blas(); !advice.empty() && world.rank() == 0)
     spdlog::warn("{}", advice);
 }
 
@@ -87,13 +90,13 @@ int print_run_directory(const ConfigOptions& options) {
 }
 
 int run_train(const TrainCommand& command, Communicator& world) {
-  const RunConfig config = read_config(command.config, world);
-  agree(world, [&] { refuse_unbuilt(config); });
-  CpuBackend backend(config.training.num_threads);
-  warn_about_speed(backend, world);
+  RunConfig config = read_config(command.config, world);
+  const DeviceOfRank device(config, config.training.num_threads, world);
+  warn_about_speed(config, world);
   std::optional<CheckedCommunicator> checked;
-  if (config.watchdog.check_collectives) checked.emplace(world);
-  const ProcessGrid grid(checked ? *checked : world, grid_sizes(config), &backend);
+  if (config.watchdog.check_collectives) checked.emplace(device.world());
+  const ProcessGrid grid(checked ? *checked : device.world(), grid_sizes(config),
+                         &device.backend());
   ExitRecorder recorder(config.training.output_dir, world.rank());
   const StopSignals signals([&](const std::string& signal) {
     recorder.write(ExitCode::kStopped, signal + ", the second: ended at once, without a save",
@@ -101,8 +104,8 @@ int run_train(const TrainCommand& command, Communicator& world) {
   });
   ExitCode code = ExitCode::kOk;
   record_errors(recorder, world.rank(), [&] {
-    code = run_training(config, command.run, this_code(), backend, grid, launch_environment(),
-                        signals, recorder);
+    code = run_training(config, command.run, this_code(), device.backend(), grid,
+                        launch_environment(), signals, recorder);
   });
   return static_cast<int>(code);
 }

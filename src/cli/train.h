@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/cpu_backend.h"
 #include "comm/communicator.h"
 #include "config/run_config.h"
 #include "train/run.h"
@@ -28,10 +27,10 @@ RunConfig read_config(const ConfigOptions& options, int num_ranks);
 // CollectiveError.
 RunConfig read_config(const ConfigOptions& options, Communicator& world);
 
-// Warns when this rank's affinity mask holds fewer cores than it has threads, or than its share of
-// the machine: Open MPI binds each of one or two ranks to a single core unless told otherwise. Also
-// passes on CpuBackend::speed_advice().
-void warn_about_speed(const CpuBackend& backend, const Communicator& world);
+// Where the CPU computes: warns when this rank's affinity mask holds fewer cores than it has
+// threads, or than its share of the machine: Open MPI binds each of one or two ranks to a single
+// core unless told otherwise. Also passes on advice_on_blas().
+void warn_about_speed(const RunConfig& config, const Communicator& world);
 
 // What SLURM and Open MPI's mpirun tell their processes.
 LaunchEnvironment launch_environment();

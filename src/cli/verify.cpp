@@ -9,6 +9,8 @@
 #include <limits>
 #include <string_view>
 
+#include "backend/cpu/cpu_backend.h"
+#include "cli/device.h"
 #include "comm/collective_error.h"
 #include "config/config.h"
 #include "core/log.h"
@@ -94,23 +96,22 @@ int run_verify(const VerifyCommand& command, Communicator& world) {
   choose_precision(config, command.dtype);
   VerifyOptions options = {.steps = command.steps};
   agree(world, [&] {
-    refuse_unbuilt(config);
     if (!command.fault.empty()) options.fault = fault_in(command.fault);
   });
+  const DeviceOfRank device(config, threads_of_rank(config, world), world);
   const RunConfig whole = config;
   if (should_shrink(command, config, world)) config = shrink(config);
   for (const std::string& change : changes(whole, config)) spdlog::info("  {}", change);
   const Dataset dataset =
       tokens_for(config, config.model.vocab_size == whole.model.vocab_size, world);
 
-  CpuBackend backend(threads_of_rank(config, world));
-  std::optional<CpuBackend> alone;  // all cores, while the other ranks sleep
+  std::optional<CpuBackend> alone;  // the reference: all cores, while the other ranks sleep
   if (world.rank() == 0) alone.emplace(0);
   const Verification result =
-      verify(config, options, dataset, world, backend, alone ? &*alone : nullptr);
+      verify(config, options, dataset, device.world(), device.backend(), alone ? &*alone : nullptr);
   if (world.rank() == 0) {
     fmt::print("{} rank(s): {}; each: {}; {} against one rank\n", world.size(), result.grid,
-               backend.description(), name_of(config.real()));
+               device.backend().description(), name_of(config.real()));
     fmt::print("{}", report_text(result, command.all_checks));
   }
   if (!result.ok)

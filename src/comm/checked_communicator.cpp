@@ -152,8 +152,8 @@ Event start_check(std::unique_ptr<Check> check, Backend* backend, Event after) {
 
 CheckedCommunicator::CheckedCommunicator(Communicator& world)
     : ForwardingCommunicator(world),
-      owned_channels_(
-          {world.split(0, world.rank(), "checks"), world.split(0, world.rank(), "message checks")}),
+      owned_channels_({for_host_values_of(world).split(0, world.rank(), "checks"),
+                       for_host_values_of(world).split(0, world.rank(), "message checks")}),
       channels_(owned_channels_),
       members_(world.all_gather_host(world.rank())) {}
 

@@ -1,7 +1,8 @@
 // Communicator: a group of ranks and what they can do together. One per dimension of the grid
-// (process_grid.h). Three kinds: SelfCommunicator (a group of one, which copies), MpiCommunicator,
-// and ThreadCommunicator (ranks are threads of one process; tests only). What stands before another
-// communicator and passes its collectives on is a ForwardingCommunicator.
+// (process_grid.h). Four kinds: SelfCommunicator (a group of one, which copies), MpiCommunicator,
+// NcclCommunicator (between GPUs), and ThreadCommunicator (ranks are threads of one process; tests
+// only). What stands before another communicator and passes its collectives on is a
+// ForwardingCommunicator.
 //
 // Collectives are dataflow: each takes the event after which its input is valid and its output no
 // longer read, and returns the event after which its output is valid. All ranks of a group call
@@ -20,7 +21,11 @@
 // functions while they wait. So ranks may wait for events in any order without holding each other
 // up. What does hold others up: a long computation without Backend::progress(), a split, and any
 // call of a communicator without a backend. A communicator outlives its collectives in flight. The
-// self and thread communicators wait for the event they are given, and are done when they return.
+// thread communicator waits for the event it is given, and is done when it returns.
+//
+// Tensors are in the memory of the backend, or in host memory where there is none. The MPI and the
+// thread communicator read and write them on the host: for a device whose memory it cannot reach,
+// another kind carries tensors, and one of these the values of the _host functions.
 #pragma once
 
 #include <cstdint>
@@ -122,6 +127,9 @@ class Communicator {
       : rank_(rank), size_(size), name_(std::move(name)), owner_(std::this_thread::get_id()) {}
 
   std::string who() const;  // "ep (rank 1 of 4)", the beginning of every error message
+
+  // for_host_values() of another.
+  static Communicator& for_host_values_of(Communicator& other) { return other.for_host_values(); }
 
   Backend* backend() const { return backend_; }            // null: blocking
   CallKind call_at_hand() const { return call_at_hand_; }  // the last that began

@@ -55,6 +55,11 @@ void ForwardingCommunicator::use(Backend& backend) {
   inner_.use(backend);
 }
 
+Communicator& ForwardingCommunicator::for_host_values() {
+  Communicator& carrier = for_host_values_of(inner_);
+  return &carrier == &inner_ ? *this : carrier;
+}
+
 Event ForwardingCommunicator::run(const Collective& collective, Event after) const {
   const Tensor out = collective.out, input = collective.input;
   switch (collective.kind) {

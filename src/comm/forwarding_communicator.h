@@ -3,8 +3,9 @@
 // function, forward(): a derived class overrides it to check, spoil or put off what it is given.
 //
 // Sizes are checked and traffic is counted before forward() is called. Values of the _host
-// functions come by, too, as collectives of integers, doubles or bytes, unless the derived class
-// has them carried elsewhere (for_host_values). What is split off is what its do_split() returns.
+// functions come by, too, as collectives of integers, doubles or bytes, unless the inner
+// communicator or the derived class has them carried elsewhere (for_host_values). What is split off
+// is what its do_split() returns.
 #pragma once
 
 #include <memory>
@@ -52,6 +53,7 @@ class ForwardingCommunicator : public Communicator {
   explicit ForwardingCommunicator(std::unique_ptr<Communicator> inner);
 
   Communicator& inner() const { return inner_; }
+  Communicator& for_host_values() override;
   // The collective, on the inner communicator.
   Event run(const Collective& collective, Event after) const;
 

@@ -1,4 +1,5 @@
-// SelfCommunicator: a group of one rank. Collectives copy, so that no code asks `if (size > 1)`.
+// SelfCommunicator: a group of one rank. Collectives copy, so that no code asks `if (size > 1)`:
+// host memory at once, a backend's as work of its compute queue.
 #pragma once
 
 #include "comm/communicator.h"
@@ -20,6 +21,11 @@ class SelfCommunicator final : public Communicator {
   Event do_broadcast(Tensor x, int root, Event after) override;
   Event do_send_receive(std::span<const Message> sends, std::span<const Message> receives,
                         Event after) override;
+  Communicator& for_host_values() override;
+
+  Event copy(Tensor out, Tensor input, Event after) const;
+
+  std::unique_ptr<SelfCommunicator> of_host_values_;
 };
 
 }  // namespace switchyard

@@ -80,11 +80,4 @@ void resolve(RunConfig& config, int num_ranks) {
   report.throw_if_any();
 }
 
-void refuse_unbuilt(const RunConfig& config) {
-  Report report("this version cannot train with");
-  if (config.device == Device::kCuda)
-    report.add("/device", "the CUDA backend is not built yet, set it to \"cpu\"");
-  report.throw_if_any();
-}
-
 }  // namespace switchyard

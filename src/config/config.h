@@ -29,10 +29,6 @@ RunConfig parse_config(const ConfigSource& source);
 // and the number of ranks. Idempotent.
 void resolve(RunConfig& config, int num_ranks);
 
-// Throws when a resolved configuration asks for what this version cannot train yet, naming each
-// key.
-void refuse_unbuilt(const RunConfig& config);
-
 // The configuration as JSON that load_config() reads back to an equal one.
 std::string to_json(const RunConfig& config);
 

@@ -79,7 +79,9 @@ std::vector<Option> make_options() {
       OPTION(communication_data_type, kMathematics,
              "Type in which gradients travel when bf16 is enabled; sums are f32 in either."),
       OPTION(steps_per_print, kOperations, "Steps between two log lines.", at_least(1)),
-      OPTION(device, kLayout, "Where the mathematics runs."),
+      OPTION(device, kLayout,
+             "Where the mathematics runs. Default: cuda if this build can and every rank sees a "
+             "GPU, else cpu."),
 
       OPTION(model.vocab_size, kModel,
              "Token ids; the byte tokenizer has 257: 256 bytes and the end of document.",

@@ -39,7 +39,7 @@ enum class OptionKind {
 enum class OptionClass {
   kModel,        // which tensors there are: never changes
   kMathematics,  // what the next steps compute: changes only when the user says so, by name
-  kLayout,       // where it is computed: free, no number depends on it
+  kLayout,       // where it is computed: free, numbers depend on it by their rounding alone
   kOperations    // how long, how often, what is printed and kept: free
 };
 

@@ -210,7 +210,7 @@ struct RunConfig {
   double gradient_clipping = 0.0;                                // 0: no clipping
   ReductionType communication_data_type = ReductionType::kFP32;  // of gradients, with bf16 only
   int64_t steps_per_print = 10;
-  Device device = Device::kCpu;
+  std::optional<Device> device = {};  // stays empty: the command chooses (cli/device_choice.h)
   ModelConfig model;
   ParallelismConfig parallelism;
   PipelineConfig pipeline;

@@ -182,12 +182,13 @@ void Progress::completed(int64_t ticket) {
 
 void Progress::part_arrived() { moved(); }
 
-void Progress::wait_begins(int64_t ticket) {
+bool Progress::wait_begins(int64_t ticket) {
   const auto call = std::find_if(in_flight_.begin(), in_flight_.end(),
                                  [&](const auto& c) { return c.ticket == ticket; });
-  if (call == in_flight_.end()) return;
+  if (call == in_flight_.end()) return false;
   note(EventKind::kWaitBegins, *call);
   set_waits_for(*call);
+  return true;
 }
 
 void Progress::wait_misses(int peer, int64_t reached) {
@@ -229,6 +230,7 @@ void Progress::note(EventKind kind, const ProgressCall& call) {
   put_words(place, event);
   std::atomic_ref<int64_t>(place.number).store(number, std::memory_order_release);
   put(head.num_events, number);
+  if (follower_) follower_(head, kind);
 }
 
 // How long this rank has waited for others says nothing of how long its own work may take: such

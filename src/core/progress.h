@@ -12,9 +12,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/progress_page.h"
@@ -29,6 +31,10 @@ class Progress {
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
+
+  // Calls `follower` with every mark that is an event, for profilers.
+  using Follower = std::function<void(const ProgressHead& head, EventKind mark)>;
+  void follow(Follower follower) { follower_ = std::move(follower); }
 
   // Which job the page belongs to; before the watchdog starts.
   void identify(uint64_t job, int rank, int num_ranks, int num_layers);
@@ -49,8 +55,8 @@ class Progress {
 
   // For backends.
   void completed(int64_t ticket);
-  void part_arrived();  // of a call under way
-  void wait_begins(int64_t ticket);
+  void part_arrived();               // of a call under way
+  bool wait_begins(int64_t ticket);  // false: no call has this ticket, and nothing is marked
   // While waiting: whose message is missing, and how far the call has come.
   void wait_misses(int peer, int64_t reached);
   void wait_ends();
@@ -69,6 +75,7 @@ class Progress {
 
   ProgressPage* page_;  // mapped
   int fd_;
+  Follower follower_;
   ProgressCall at_hand_;                 // the call that has begun and not returned
   std::vector<ProgressCall> in_flight_;  // the calls that have returned and are not complete
 };

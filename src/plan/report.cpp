@@ -46,27 +46,6 @@ std::string pieces_text(const RunConfig& config, const ScheduleSpec& spec, int s
   return text;
 }
 
-std::string memory_text(const RunConfig& config, const ScheduleSpec& spec) {
-  const double dense_bytes = bytes_per_parameter(config, dense_replicas(config)),
-               expert_bytes = bytes_per_parameter(config, expert_replicas(config));
-  std::string text = fmt::format(
-      "training state, ZeRO stage {}, {}: {:.4g} bytes per dense parameter (dp {}), {:.4g} per "
-      "expert parameter (edp {})\n",
-      config.zero_optimization.stage, name_of(config.real()), dense_bytes, dense_replicas(config),
-      expert_bytes, expert_replicas(config));
-  if (!config.training.trainable.empty() || !config.training.frozen.empty())
-    text += "  (every parameter counted as trained: frozen ones take their weight alone)\n";
-  for (int stage = 0; stage < spec.num_stages; ++stage) {
-    const ParameterCounts counts = parameters_of_rank(config, stage);
-    const double bytes = dense_bytes * static_cast<double>(counts.dense) +
-                         expert_bytes * static_cast<double>(counts.expert);
-    text += fmt::format("  stage {:<3} {}: per rank {} dense + {} expert parameters, {:.1f} MB\n",
-                        stage, pieces_text(config, spec, stage), millions(counts.dense),
-                        millions(counts.expert), bytes / 1e6);
-  }
-  return text;
-}
-
 std::string checkpoint_text(const RunConfig& config, const ScheduleSpec& spec) {
   const auto megabytes = [](int64_t bytes) { return static_cast<double>(bytes) / 1e6; };
   const CheckpointBytes bytes = checkpoint_bytes(config);
@@ -110,13 +89,35 @@ std::string schedule_text(const RunConfig& config, const ScheduleSpec& spec) {
 
 }  // namespace
 
+std::string memory_text(const RunConfig& config) {
+  const ScheduleSpec spec = schedule_spec(config);
+  const double dense_bytes = bytes_per_parameter(config, dense_replicas(config)),
+               expert_bytes = bytes_per_parameter(config, expert_replicas(config));
+  std::string text = fmt::format(
+      "training state, ZeRO stage {}, {}: {:.4g} bytes per dense parameter (dp {}), {:.4g} per "
+      "expert parameter (edp {})\n",
+      config.zero_optimization.stage, name_of(config.real()), dense_bytes, dense_replicas(config),
+      expert_bytes, expert_replicas(config));
+  if (!config.training.trainable.empty() || !config.training.frozen.empty())
+    text += "  (every parameter counted as trained: frozen ones take their weight alone)\n";
+  for (int stage = 0; stage < spec.num_stages; ++stage) {
+    const ParameterCounts counts = parameters_of_rank(config, stage);
+    const double bytes = dense_bytes * static_cast<double>(counts.dense) +
+                         expert_bytes * static_cast<double>(counts.expert);
+    text += fmt::format("  stage {:<3} {}: per rank {} dense + {} expert parameters, {:.1f} MB\n",
+                        stage, pieces_text(config, spec, stage), millions(counts.dense),
+                        millions(counts.expert), bytes / 1e6);
+  }
+  return text;
+}
+
 std::string plan_text(const RunConfig& config) {
   const ScheduleSpec spec = schedule_spec(config);
   const ParameterCounts model = parameters_of_model(config);
   return grid_text(config) +
          fmt::format("{} parameters, {} of them in experts\n", millions(model.total()),
                      millions(model.expert)) +
-         memory_text(config, spec) + checkpoint_text(config, spec) + schedule_text(config, spec);
+         memory_text(config) + checkpoint_text(config, spec) + schedule_text(config, spec);
 }
 
 }  // namespace switchyard

@@ -10,5 +10,7 @@ namespace switchyard {
 
 // Of a resolved configuration.
 std::string plan_text(const RunConfig& config);
+// Of it, the bytes of training state: a line for each stage.
+std::string memory_text(const RunConfig& config);
 
 }  // namespace switchyard

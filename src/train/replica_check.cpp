@@ -21,11 +21,13 @@ ReplicaCheck::ReplicaCheck(Backend& backend, Communicator& world, const Paramete
     }
     regions_.push_back(std::move(region));
   }
+  digests_ = memory_for_digests(compared_, backend_);
 }
 
 std::vector<ReplicaDifference> ReplicaCheck::differences() {
   optimizer_.wait_for_params();
-  return differing_replicas(regions_, exchange_digests(digests_of(compared_, backend_), world_));
+  return differing_replicas(regions_,
+                            exchange_digests(digests_of(compared_, backend_, digests_), world_));
 }
 
 void ReplicaCheck::check(int64_t step) {

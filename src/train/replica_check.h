@@ -39,6 +39,7 @@ class ReplicaCheck {
   Communicator& world_;
   ZeroOptimizer& optimizer_;
   std::vector<HeldTensor> compared_;  // what other ranks hold too
+  Buffer digests_;                    // of these
   std::vector<Region> regions_;       // that several ranks hold; indices into their compared_
 };
 

@@ -23,6 +23,7 @@ struct Fault {
 // name that is no group of the grid.
 Fault fault_in(const std::string& group);
 
+// Needs a backend (use), which spoils the tensors.
 class FaultyCommunicator final : public ForwardingCommunicator {
  public:
   FaultyCommunicator(Communicator& inner, Fault fault);
@@ -33,6 +34,7 @@ class FaultyCommunicator final : public ForwardingCommunicator {
   Event forward(Collective collective, Event after) override;
 
   bool is_faulty(Collective::Kind kind) const;
+  Event doubled(const std::vector<Tensor>& results, Event done) const;
   Event dropped(const Collective& sum, Event after) const;
 
   Fault fault_;

@@ -95,6 +95,9 @@ void run_with_zero_rows(Ops& ops) {
   ops.convert(q, rows, rows);
   ops.add(q, rows, rows, rows);
   ops.init_normal(q, rows, 1, 2, 3, 8);
+  HostTensor<int64_t> digest({1}, 7);
+  ops.digest_add(q, digest, rows, 3, 8);
+  CHECK(digest.values[0] == 7);
 }
 
 }  // namespace

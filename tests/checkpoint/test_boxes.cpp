@@ -164,6 +164,29 @@ TEST_CASE("digests of parts sum to the digest of the whole, whatever the parts")
   CHECK(digest({}) == 0);
 }
 
+TEST_CASE("digests of what a device holds are those of its bytes") {
+  Dice dice(2);
+  CpuBackend backend(2);
+  for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF64, DType::kU8})
+    for (int i = 0; i < 100; ++i) {
+      const TensorInfo info = {dtype, random_shape(dice, 9)};
+      std::vector<std::byte> bytes(static_cast<size_t>(info.bytes()));
+      for (std::byte& byte : bytes) byte = static_cast<std::byte>(dice.between(0, 255));
+      std::vector<HeldTensor> held;
+      std::vector<std::vector<std::byte>> parts;
+      std::vector<uint64_t> expected;
+      for (const Box& box : random_cut(dice, whole_box(info.shape), dice.between(1, 9))) {
+        parts.push_back(cut_out(bytes, info, box));
+        expected.push_back(digest_of(info.shape, box, dtype, parts.back()));
+        held.push_back({.shape = info.shape,
+                        .box = box,
+                        .data = Tensor(parts.back().data(), dtype, {box.numel()})});
+      }
+      REQUIRE(digests_of(held, backend) == expected);
+    }
+  CHECK(digests_of({}, backend).empty());
+}
+
 // The definition, one element at a time: files of different builds must agree for ever.
 TEST_CASE("the digest is what it was") {
   const std::vector<double> values = {0.0, 1.0, -2.5};

@@ -141,18 +141,18 @@ TEST_CASE("a DeepSpeed warm-up never silently ignores the learning rate") {
         1e-3);
 }
 
-TEST_CASE("what is not built is refused by its key") {
-  const RunConfig config = load(config_with(R"("device": "cuda")"));
-  try {
-    refuse_unbuilt(config);
-    FAIL("not refused");
-  } catch (const Error& error) {
-    CHECK(error.code() == ExitCode::kConfig);
-    CHECK_THAT(error.what(), contains_text("/device"));
-  }
-  refuse_unbuilt(load(config_with(R"("moe": {"enabled": true, "router": "sigmoid", "n_group": 2,
-    "router_bias_update_rate": 0.001, "routed_scaling_factor": 2.5,
-    "load_balancing_scope": "global_batch"})")));
+TEST_CASE("the device is the command's to choose unless the configuration names one") {
+  const std::string without = config_with(R"("steps_per_print": 5)");
+  CHECK(!load(without).device.has_value());
+  CHECK(load(config_with(R"("device": "cuda")")).device == Device::kCuda);
+  CHECK(load(config_with(R"("device": "cpu")")).device == Device::kCpu);
+  CHECK_THAT(message_of(config_with(R"("device": "gpu")")),
+             contains_text("one of \"cpu\", \"cuda\""));
+  // Written down once it is chosen, and not before.
+  RunConfig config = load(without);
+  CHECK(to_json(config).find("\"device\"") == std::string::npos);
+  config.device = Device::kCuda;
+  CHECK_THAT(to_json(config), contains_text("\"device\": \"cuda\""));
 }
 
 TEST_CASE("a stop margin must leave something of the wall time") {

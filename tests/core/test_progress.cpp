@@ -31,6 +31,26 @@ ProgressCall all_reduce(int group, int64_t sequence) {
 
 }  // namespace
 
+TEST_CASE("a follower sees every event, with the page as it is then") {
+  Progress marks;
+  std::vector<std::string> seen;
+  marks.follow([&](const ProgressHead& head, EventKind mark) {
+    seen.push_back(fmt::format("{} {} {}", name_of(mark), name_of(head.phase), head.unit));
+  });
+  marks.enter(RunPhase::kForward);
+  marks.at_unit(2);
+  marks.enter(RunPhase::kForward);  // no news
+  marks.enter(RunPhase::kBackward);
+  marks.follow({});
+  marks.at_unit(1);
+  const auto line = [](EventKind mark, RunPhase phase, int unit) {
+    return fmt::format("{} {} {}", name_of(mark), name_of(phase), unit);
+  };
+  CHECK(seen == std::vector<std::string>{line(EventKind::kPhase, RunPhase::kForward, -1),
+                                         line(EventKind::kUnit, RunPhase::kForward, 2),
+                                         line(EventKind::kPhase, RunPhase::kBackward, -1)});
+}
+
 TEST_CASE("a page says where the rank is, and its counter only grows") {
   Progress marks;
   marks.identify(7, 2, 4, 3);

@@ -22,6 +22,7 @@ DeferredBackend::DeferredBackend(RunOrder order, int num_threads)
     : inner_(num_threads),
       timeline_(order),
       compute_{timeline_.add_queue("compute")},
+      copies_{timeline_.add_queue("copies")},
       started_{timeline_.add_queue("started work")},
       ops_(inner_.ops(), [this](Queue queue, Work work) { defer(queue, std::move(work)); }) {}
 

@@ -32,6 +32,7 @@ class DeferredBackend final : public Backend {
   double peak_flops(DType real) override { return inner_.peak_flops(real); }
 
   Queue compute_queue() override { return compute_; }
+  Queue copy_queue() override { return copies_; }
   Event record(Queue queue) override { return timeline_.last(queue.id); }
   void wait(Queue queue, Event event) override;
   void host_wait(Event event) override { timeline_.host_wait(event); }
@@ -65,7 +66,7 @@ class DeferredBackend final : public Backend {
 
   CpuBackend inner_;
   Timeline timeline_;
-  Queue compute_, started_;
+  Queue compute_, copies_, started_;
   DeferredOps ops_;
   std::map<const std::byte*, Buffer> memory_;  // by its address
   std::vector<std::unique_ptr<PendingWork>> started_work_;

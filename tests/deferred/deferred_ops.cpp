@@ -356,4 +356,10 @@ void DeferredOps::do_init_normal(Queue q, Tensor x_NM, double std, uint64_t key,
         [=, this] { inner_.init_normal(q, x_NM, std, key, first_index, row_stride); });
 }
 
+void DeferredOps::do_digest_add(Queue q, Tensor sum, Tensor x_NM, int64_t first_index,
+                                int64_t row_stride) {
+  defer(q, "digest_add", {sum}, {x_NM},
+        [=, this] { inner_.digest_add(q, sum, x_NM, first_index, row_stride); });
+}
+
 }  // namespace switchyard::test

@@ -123,6 +123,8 @@ class DeferredOps final : public Ops {
   void do_add(Queue q, Tensor y, Tensor a, Tensor b) override;
   void do_init_normal(Queue q, Tensor x_NM, double std, uint64_t key, int64_t first_index,
                       int64_t row_stride) override;
+  void do_digest_add(Queue q, Tensor sum, Tensor x_NM, int64_t first_index,
+                     int64_t row_stride) override;
 
   Ops& inner_;
   std::function<void(Queue, Work)> push_;

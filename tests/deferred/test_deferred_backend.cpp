@@ -1,9 +1,11 @@
 // The deferred backend does nothing before it must, keeps every order that it has to keep and no
 // other, and finds planted mistakes.
 #include <cmath>
+#include <cstring>
 #include <mutex>
 #include <set>
 
+#include "checkpoint/snapshot.h"
 #include "comm/thread_communicator.h"
 #include "core/error.h"
 #include "deferred/deferred_communicator.h"
@@ -287,4 +289,23 @@ TEST_CASE("host values do not wait for what is queued, and pending work is an ev
     rank.backend.host_wait(done);
     SY_CHECK(left == 0 && rank.backend.finished().front() == "compute: fill", "the order");
   });
+}
+
+TEST_CASE("a snapshot has what the compute queue was asked to do before it, and nothing later") {
+  for (const RunOrder order : {kLate, random_order(1), random_order(2), random_order(3)}) {
+    double copied = 0;
+    CHECK(reports_of(
+              1,
+              [&](Rank& rank) {
+                const Tensor x = rank.vector(0);
+                const std::vector<HeldTensor> held = {{.key = "x", .shape = {4}, .data = x}};
+                Snapshot snapshot(held, rank.backend);
+                rank.fill(x, 3);
+                snapshot.take(held, rank.backend);
+                rank.fill(x, 4);
+                std::memcpy(&copied, snapshot.bytes(0).data(), sizeof(copied));
+              },
+              order) == "");
+    CHECK(copied == 3);
+  }
 }

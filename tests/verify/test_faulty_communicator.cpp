@@ -2,6 +2,7 @@
 #include <array>
 #include <mutex>
 
+#include "backend/cpu/cpu_backend.h"
 #include "comm/thread_communicator.h"
 #include "support/catch.h"
 #include "verify/faulty_communicator.h"
@@ -28,7 +29,9 @@ Results results_with(const Fault& fault) {
   Results results;
   std::mutex mutex;
   run_ranks(2, [&](Communicator& world) {
+    CpuBackend backend(1);
     FaultyCommunicator faulty(world, fault);
+    faulty.use(backend);
     const auto group = faulty.split(0, faulty.rank(), "g");
     const int rank = group->rank();
     const double mine = rank == 0 ? 1 : 10;

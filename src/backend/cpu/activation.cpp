@@ -3,10 +3,10 @@
 #include <numbers>
 
 #include "backend/cpu/cpu_ops.h"
-#include "backend/cpu/dispatch.h"
 #include "backend/cpu/exp.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/storage.h"
+#include "backend/dispatch.h"
 
 namespace switchyard {
 namespace {

@@ -11,11 +11,11 @@
 #include <type_traits>
 
 #include "backend/cpu/cpu_ops.h"
-#include "backend/cpu/dispatch.h"
 #include "backend/cpu/exp.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/storage.h"
+#include "backend/dispatch.h"
 
 namespace switchyard {
 namespace {

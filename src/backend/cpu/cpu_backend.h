@@ -5,11 +5,11 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/fma_peak.h"
+#include "backend/started_work.h"
 
 namespace switchyard {
 
@@ -21,39 +21,29 @@ class CpuBackend final : public Backend {
   std::string description() const override;
   Ops& ops() override { return ops_; }
   double peak_flops(DType real) override { return measure_fma_peak(real, num_threads_); }
-  int num_threads() const { return num_threads_; }
-  // What the user could do to make this process faster; "" when nothing.
-  std::string speed_advice() const;
-
   Queue compute_queue() override { return Queue{0}; }
   Event record(Queue queue) override { return Event{queue.id, 0}; }
   void wait(Queue, Event event) override { host_wait(event); }
   void host_wait(Event event) override;
   Event start(std::unique_ptr<PendingWork> work, Event after) override;
-  void progress() override;
+  void progress() override { started_.advance(); }
   bool is_complete(Event event) override;
   void upload(Queue queue, Tensor device, const void* host) override;
   void download(Queue queue, void* host, Tensor device) override;
 
  private:
-  struct Pending {
-    Event done, after;
-    std::unique_ptr<PendingWork> work;
-    int64_t num_arrived = 0;  // parts that have been marked
-  };
-  bool advance(Pending& pending);
-  void mark_what_is_missing(Event event);
-
   std::byte* do_allocate(int64_t bytes) override;
   void do_free(std::byte* memory, int64_t bytes) override;
 
   int num_threads_;
   CpuOps ops_;
-  std::vector<Pending> pending_;  // in the order of start()
+  StartedWork started_{*this};
   int64_t num_started_ = 0;
 };
 
 // Cores in this process's affinity mask.
 int cores_in_affinity_mask();
+// What the user could do to make matrix products faster; "" when nothing.
+std::string advice_on_blas();
 
 }  // namespace switchyard

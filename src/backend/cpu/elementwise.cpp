@@ -3,9 +3,9 @@
 #include <cstring>
 
 #include "backend/cpu/cpu_ops.h"
-#include "backend/cpu/dispatch.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/storage.h"
+#include "backend/dispatch.h"
 #include "core/random.h"
 
 namespace switchyard {

@@ -3,9 +3,9 @@
 #include <vector>
 
 #include "backend/cpu/cpu_ops.h"
-#include "backend/cpu/dispatch.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/storage.h"
+#include "backend/dispatch.h"
 
 namespace switchyard {
 namespace {

@@ -6,8 +6,8 @@
 
 #include "backend/cpu/choose.h"
 #include "backend/cpu/cpu_ops.h"
-#include "backend/cpu/dispatch.h"
 #include "backend/cpu/parallel.h"
+#include "backend/dispatch.h"
 
 namespace switchyard {
 

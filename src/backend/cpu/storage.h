@@ -4,21 +4,9 @@
 
 #include <cstdint>
 
-#include "core/dtype.h"
+#include "backend/dispatch.h"
 
 namespace switchyard {
-
-template <typename Real>
-struct ComputeType {
-  using Type = Real;
-};
-template <>
-struct ComputeType<BFloat16> {
-  using Type = float;
-};
-// What values of Real are computed in: its accumulator dtype as a type.
-template <typename Real>
-using Compute = typename ComputeType<Real>::Type;
 
 inline float load(const float& x) { return x; }
 inline double load(const double& x) { return x; }

@@ -1,9 +1,22 @@
-// From the dtype of a tensor to a template on float, double or BFloat16.
+// From the dtype of a tensor to a template on float, double or BFloat16, and to what that computes
+// in.
 #pragma once
 
 #include "core/dtype.h"
 
 namespace switchyard {
+
+template <typename Real>
+struct ComputeType {
+  using Type = Real;
+};
+template <>
+struct ComputeType<BFloat16> {
+  using Type = float;
+};
+// What values of Real are computed in: its accumulator dtype as a type.
+template <typename Real>
+using Compute = typename ComputeType<Real>::Type;
 
 // For tensors of the accumulator dtype: calls function(float{}) or function(double{}).
 template <typename Function>
