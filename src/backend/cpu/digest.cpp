@@ -24,7 +24,8 @@ void CpuOps::do_digest_add(Queue, Tensor sum, Tensor x, int64_t first_index, int
       total += mine;
     });
   });
-  *sum.data<int64_t>() += static_cast<int64_t>(total.load());
+  int64_t& held = *sum.data<int64_t>();  // modulo 2^64
+  held = static_cast<int64_t>(static_cast<uint64_t>(held) + total);
 }
 
 }  // namespace switchyard
