@@ -139,7 +139,12 @@ void NcclCommunicator::split_nccl(int color, int key, NcclCommunicator* part) {
   ncclComm_t comm = nullptr;
   ncclConfig_t settings = part != nullptr ? part->config() : config();
   NCCL_CHECK(who(), ncclCommSplit(comm_, color, key, &comm, &settings));
-  settle(comm_, "ncclCommSplit");  // only then is there a new communicator
+  try {
+    settle(comm_, "ncclCommSplit");  // only then is there a new communicator
+  } catch (...) {
+    abort();  // NCCL must not write `comm` any more
+    throw;
+  }
   if (part == nullptr) return;
   part->comm_ = comm;
   settle(comm, "ncclCommSplit");

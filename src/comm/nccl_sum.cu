@@ -22,7 +22,7 @@ __device__ __forceinline__ void put(T& y, T x) {
 }
 __device__ __forceinline__ void put(BFloat16& y, float x) { store(y, x); }
 
-// out[i] = mine_or_received[0][i] + mine_or_received[1][i] + ..., added in this order.
+// out = the sum over ranks r of part_of(r), added in this order.
 //
 // Every thread strides over packets of 16 bytes (where `kPackets`), and over the elements that are
 // left: one load for each rank, all but the first added to a sum in a register (of f32 for bf16,

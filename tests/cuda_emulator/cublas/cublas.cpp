@@ -1,5 +1,6 @@
-// The calls of cuBLAS that the project makes, checked as NVIDIA documents them. What a combination
-// of types supports is the table of cublasGemmEx, without fp16, integers and complex numbers.
+// The calls of cuBLAS that the project and its tests make, checked as NVIDIA documents them. What a
+// combination of types supports is the table of cublasGemmEx, without fp16, integers and complex
+// numbers.
 #include <cublas_v2.h>
 
 #include <algorithm>

@@ -39,8 +39,8 @@ void run_grid(const Launch& launch);
 bool in_kernel();  // this host thread
 
 // The order in which blocks, warps and threads run where the program leaves it open; random orders
-// depend on `seed` and on the number of launches so far. At first what the environment says:
-// SWITCHYARD_CUDA_ORDER=forward (default)|reverse|random, SWITCHYARD_CUDA_SEED=n.
+// depend on `seed` (set by runtime/settings.cpp) and on the number of launches so far. The order is
+// at first what the environment says: SWITCHYARD_CUDA_ORDER=forward (default)|reverse|random.
 enum class Order { kForward, kReverse, kRandom };
 struct Schedule {
   Order order = Order::kForward;

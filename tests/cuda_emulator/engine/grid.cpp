@@ -116,8 +116,6 @@ void count_launch(const Launch& launch) {
 
 Schedule schedule_of_environment() {
   Schedule result;
-  if (const char* seed = std::getenv("SWITCHYARD_CUDA_SEED"))
-    result.seed = std::strtoull(seed, nullptr, 10);
   const char* order = std::getenv("SWITCHYARD_CUDA_ORDER");
   if (order == nullptr || std::strcmp(order, "forward") == 0) return result;
   if (std::strcmp(order, "reverse") == 0)

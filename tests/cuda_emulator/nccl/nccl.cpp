@@ -11,7 +11,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <set>
 
 #include "engine/engine.h"
@@ -95,7 +94,6 @@ std::string name_of_calls(const ncclComm& comm, const std::vector<Call>& calls) 
 }
 
 void check_order_is_fixed(const ncclComm* comm, cudaStream_t stream) {
-  static std::map<cudaStream_t, const ncclComm*> streams;
   static const ncclComm* first = comm;
   static cudaStream_t first_stream = stream;
   if (comm != first && stream != first_stream && !launches_in_one_order())

@@ -268,8 +268,6 @@ void close_device_memory() {
   running.active = false;
 }
 
-bool in_operation() { return is_mine(); }
-
 bool is_device(const void* p, size_t bytes) { return holds_all(p, bytes, false); }
 bool is_pinned(const void* p, size_t bytes) { return holds_all(p, bytes, true); }
 

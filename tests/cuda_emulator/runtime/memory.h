@@ -53,6 +53,5 @@ size_t bytes_in_use(int device);
 // From here to close_device_memory(), this thread runs an operation of `device`.
 void open_device_memory(int device, const char* operation);
 void close_device_memory();
-bool in_operation();
 
 }  // namespace cuda_emulator

@@ -56,6 +56,7 @@ Settings read_settings() {
   Settings settings;
   settings.mode = read_mode();
   settings.seed = read_number("SWITCHYARD_CUDA_SEED", settings.seed) + 1000 * rank_of_job();
+  schedule().seed = settings.seed;
   settings.devices = visible_devices(static_cast<int>(read_number("SWITCHYARD_CUDA_DEVICES", 1)));
   settings.memory_bytes = read_number("SWITCHYARD_CUDA_MEMORY", settings.memory_bytes);
   return settings;

@@ -3,9 +3,8 @@
 //                            eager   at once, when they are issued (the default)
 //                            lazy    when something waits for them, and then only what it needs
 //                            random  at calls of CUDA, in an order drawn by the seed
-//   SWITCHYARD_CUDA_SEED     of `random` (and the rank of an MPI job), and of the engine's random
-//   order of
-//                            blocks and threads
+//   SWITCHYARD_CUDA_ORDER    of blocks and threads: forward (the default), reverse, random
+//   SWITCHYARD_CUDA_SEED     of both randoms; each rank of a job has its own
 //   SWITCHYARD_CUDA_DEVICES  GPUs of the machine (1), of which CUDA_VISIBLE_DEVICES chooses
 //   SWITCHYARD_CUDA_MEMORY   bytes of each GPU (8 GiB)
 #pragma once

@@ -2,9 +2,9 @@
 // NCCL.
 //
 // An operation joins the queue of its stream at the call and runs later, when the mode allows it
-// (mode.h): on the host thread that waits for it or that happens to call, one operation at a time
-// in the whole process. Device memory can be touched from within a running operation only. A stream
-// that is being captured records its operations; each launch of the graph queues them anew.
+// (settings.h): on the host thread that waits for it or that happens to call, one operation at a
+// time in the whole process. Device memory can be touched from within a running operation only. A
+// stream that is being captured records its operations; each launch of the graph queues them anew.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -75,6 +75,7 @@ inline std::vector<Ended> run_ranks(int size, const Environment& environment,
   for (int r = 0; r < size; ++r)
     parents.emplace_back([&, r] {
       ended[static_cast<size_t>(r)] = run_in_child(environment, [&] {
+        setenv("PMI_RANK", std::to_string(r).c_str(), 1);  // random orders of its own
         Rank rank(*static_cast<JobMemory*>(memory), r, size);
         program(rank);
       });
