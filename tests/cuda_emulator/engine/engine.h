@@ -24,14 +24,15 @@ namespace cuda_emulator {
 
 // What holds for every architecture that the project compiles for (sm_80 has the least).
 inline constexpr size_t kMaxThreadsPerBlock = 1024;
-inline constexpr size_t kMaxStaticSharedBytes = 48 * 1024;
-inline constexpr size_t kMaxSharedBytes = 163 * 1024;  // static and dynamic, after opting in
+inline constexpr size_t kMaxStaticSharedBytes = 48 * 1024;  // and with dynamic, by itself
+inline constexpr size_t kMaxSharedBytes = 163 * 1024;       // static and dynamic, after opting in
 
 struct Launch {
   const Kernel* kernel = nullptr;
   void* const* arguments = nullptr;  // copies, which outlive run_grid()
   dim3 grid, block;
   size_t shared_bytes = 0;  // dynamic
+  bool opted_in = false;    // to more shared memory than kernels have by themselves
   int stream = 0;           // grids of different streams are unordered for ThreadSanitizer
 };
 // Executes the whole grid; device memory must be open to the calling thread.

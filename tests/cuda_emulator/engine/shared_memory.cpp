@@ -109,8 +109,10 @@ void* shared_memory(SharedArray& array) {
   if (static_bytes > kMaxStaticSharedBytes)
     fail("more than %zu bytes of static shared memory, with the array %s", kMaxStaticSharedBytes,
          array.name);
-  if (static_bytes + machine.launch->shared_bytes > kMaxSharedBytes)
-    fail("more than %zu bytes of shared memory, with the array %s", kMaxSharedBytes, array.name);
+  const size_t most = machine.launch->opted_in ? kMaxSharedBytes : kMaxStaticSharedBytes;
+  if (static_bytes + machine.launch->shared_bytes > most)
+    fail("more than %zu bytes of static and dynamic shared memory, with the array %s", most,
+         array.name);
   begin_slot(found->second, array.bytes, kStaticAlignment);
   array.address = slots[found->second].begin;
   array.block = machine.block_number;

@@ -162,12 +162,14 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
   const auto arguments = std::make_shared<const Arguments>(*kernel, values);
   const bool pinned = check_arguments(*kernel, name, arguments->addresses());
   const cudaLaunchConfig_t shape = *config;
+  const bool opted_in = allowed_shared_bytes().contains(function);
   const auto work = [=] {
     run_grid({.kernel = kernel,
               .arguments = arguments->addresses(),
               .grid = shape.gridDim,
               .block = shape.blockDim,
               .shared_bytes = shape.dynamicSmemBytes,
+              .opted_in = opted_in,
               .stream = running_stream()});
     return true;
   };
