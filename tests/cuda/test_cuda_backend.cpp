@@ -213,7 +213,7 @@ TEST_CASE("started work advances after its event, and queues wait for it") {
   CHECK(backend.is_complete(done));
 }
 
-TEST_CASE("the call that a queue's event may wait for is marked while the host waits") {
+TEST_CASE("a call has ended once the host has waited for what its queue did after it") {
   CudaBackend backend({});
   Progress& marks = backend.marks();
   const int group = marks.add_group(7, "dp", 0, 2);

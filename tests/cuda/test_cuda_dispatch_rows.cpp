@@ -170,7 +170,7 @@ TEST_CASE("combine_rows on CUDA adds in ascending order of index") {
     Tensor o = place(out);
     ops.combine_rows(kQueue, o, place(in), place(index));
     place.fetch(out, o);
-    // (1e16 + 1) - 1e16 = 0 in f64; any other order gives 1.
+    // (1e16 + 1) - 1e16 = 0 in f64; 1e16 and -1e16 first would give 1.
     CHECK(out.values == std::vector<double>{0, 0, 1 - 1e16, 0, 1});
     return outputs(out);
   });

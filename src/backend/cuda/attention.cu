@@ -134,24 +134,6 @@ __device__ __forceinline__ void write_rows(Real* tensor, int heads, const Attent
   }
 }
 
-// Over the 16 threads that share a row.
-template <typename T>
-__device__ __forceinline__ T row_sum(T x) {
-#pragma unroll
-  for (int distance = kSide / 2; distance > 0; distance /= 2)
-    x += __shfl_xor_sync(kWholeWarp, x, distance);
-  return x;
-}
-template <typename T>
-__device__ __forceinline__ T row_max(T x) {
-#pragma unroll
-  for (int distance = kSide / 2; distance > 0; distance /= 2) {
-    const T other = __shfl_xor_sync(kWholeWarp, x, distance);
-    x = other > x ? other : x;
-  }
-  return x;
-}
-
 // ---- Forward ----
 
 // A block owns a tile of queries. The softmax runs: earlier sums shrink when the maximum grows.
@@ -195,7 +177,7 @@ __global__ void __launch_bounds__(kThreads) attention_forward_kernel(AttentionFo
         scores[i][j] = k > q || k < my_first ? kHidden : scores[i][j] * scale;
         largest = scores[i][j] > largest ? scores[i][j] : largest;
       }
-      largest = row_max(largest);
+      largest = warp_max<kSide>(largest);
       const T subtracted = largest == kHidden ? T{0} : largest;  // the query sees nothing so far
       const T correction = exp(maximum[i] - subtracted);
       T sum = 0;
@@ -205,7 +187,7 @@ __global__ void __launch_bounds__(kThreads) attention_forward_kernel(AttentionFo
         probs.at(thread_row() + kSide * i)[thread_column() + kSide * j] = prob;
         sum += prob;
       }
-      total[i] = total[i] * correction + row_sum(sum);
+      total[i] = total[i] * correction + warp_sum<kSide>(sum);
       maximum[i] = largest;
 #pragma unroll
       for (int k = 0; k < kChannels; ++k) sums[i][k] *= correction;
@@ -268,7 +250,7 @@ __global__ void __launch_bounds__(kThreads)
     T delta = 0;
     for (int c = thread_column(); is_real && c < C; c += kSide)
       delta += dout.at(row)[c] * load(out[c]);
-    delta = row_sum(delta);
+    delta = warp_sum<kSide>(delta);
     if (is_real && thread_column() == 0) p.delta[index] = delta;
     of[i] = {is_real ? p.log_sum_exp[index] : T{0}, delta, q,
              first_key(p.shape, tile.first_row, q)};

@@ -67,9 +67,12 @@ std::byte* CudaDevice::scratch(Queue queue, int64_t bytes) {
   if (bytes <= mine.scratch_bytes) return mine.scratch;
   // In the order of the stream: what it was asked before still uses the old memory.
   if (mine.scratch != nullptr) CUDA_CHECK(cudaFreeAsync(mine.scratch, mine.stream));
-  mine.scratch_bytes = round_up(std::max(bytes, 2 * mine.scratch_bytes), 256);
-  CUDA_CHECK(cudaMallocAsync(reinterpret_cast<void**>(&mine.scratch),
-                             static_cast<size_t>(mine.scratch_bytes), mine.stream));
+  const int64_t larger = round_up(std::max(bytes, 2 * mine.scratch_bytes), 256);
+  mine.scratch = nullptr;
+  mine.scratch_bytes = 0;
+  CUDA_CHECK(cudaMallocAsync(reinterpret_cast<void**>(&mine.scratch), static_cast<size_t>(larger),
+                             mine.stream));
+  mine.scratch_bytes = larger;
   ++scratch_allocations_;
   return mine.scratch;
 }

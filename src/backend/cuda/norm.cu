@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 constexpr int kSumWarps = 8, kSumThreads = kSumWarps * kWarpSize, kSumBlocks = 4;
 constexpr int64_t kRowsPerPart = 64;
 
-// add_row(total, row, column) adds what row [begin, end) holds in columns [column, column +
+// add_row(total, row, column) adds what `row`, of [begin, end), holds in columns [column, column +
 // kWidth); finish(column, sum) gets each column's sum.
 template <int kWidth, typename Sum, typename AddRow, typename Finish>
 __device__ __forceinline__ void sum_columns(int64_t first_column, int64_t D, int64_t begin,

@@ -15,18 +15,19 @@ __device__ __forceinline__ int warp_of_thread() {
   return static_cast<int>(threadIdx.x) / kWarpSize;
 }
 
-// Every lane gets the result.
-template <typename T>
+// Over kLanes neighbouring lanes, a power of two, each of which gets the result. No x is NaN where
+// a maximum is asked for.
+template <int kLanes = kWarpSize, typename T>
 __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
+  for (int distance = kLanes / 2; distance > 0; distance /= 2)
     x += __shfl_xor_sync(kWholeWarp, x, distance);
   return x;
 }
-template <typename T>
+template <int kLanes = kWarpSize, typename T>
 __device__ __forceinline__ T warp_max(T x) {
 #pragma unroll
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     const T other = __shfl_xor_sync(kWholeWarp, x, distance);
     x = other > x ? other : x;
   }
@@ -48,7 +49,7 @@ __device__ __forceinline__ T block_sum(T x) {
   return x;
 }
 
-// As block_sum; what is not a number is left out.
+// As block_sum.
 template <int kThreads, typename T>
 __device__ __forceinline__ T block_max(T x) {
   constexpr int kWarps = kThreads / kWarpSize;

@@ -34,9 +34,8 @@ inline ScopePieces cut_scopes(const ScopeRange& range, int64_t num_scopes) {
   return {range, static_cast<int>(pieces), div_up(rows, pieces)};
 }
 
-// One block for each piece, its warps taking rows in turns; a lane adds the columns lane, lane +
-// 32,
-// ... to sums of its warp in shared memory. `Row` says what is summed:
+// One block for each piece, its warps taking rows in turns; a lane adds every 32nd column to sums
+// of its warp in shared memory. `Row` says what is summed:
 //   double factor(row, scope)             the same in all lanes, which call it together
 //   double value(row, e)                  partial[piece, e] = sum over rows of factor * value
 //   void count(row, counts)               if kCounts: adds to integers counts[e], which follow the

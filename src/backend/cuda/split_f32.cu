@@ -11,7 +11,12 @@ constexpr int kPerThread = 8;  // elements: one packet of each part
 // The upper half of x, cut off rather than rounded: what is left is exact and never overflows.
 __device__ __forceinline__ float cut_upper(float& x) {
   const float upper = __uint_as_float(__float_as_uint(x) & 0xFFFF0000u);
-  x = isfinite(x) ? x - upper : 0;  // infinity and NaN stay what they are in the first part
+  if (!isfinite(x)) {  // stays what it is, in the first part
+    const float all = x;
+    x = 0;
+    return all;
+  }
+  x -= upper;
   return upper;
 }
 

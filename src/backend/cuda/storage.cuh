@@ -26,7 +26,7 @@ struct Packet {
   Compute<Real> value[kSize];
 };
 
-// Whether rows of `width` elements at these addresses can be read in packets.
+// Whether rows of so many bytes, one after another from these addresses, can be read in packets.
 template <typename... Pointers>
 inline bool fits_packets(int64_t row_bytes, Pointers... pointers) {
   return row_bytes % 16 == 0 && ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
