@@ -1,8 +1,10 @@
 // Collectives between GPUs, one for each process, by NCCL: against closed forms, and against what
 // MPI gives for tensors in host memory, bit by bit.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <deque>
+#include <thread>
 
 #include "backend/cuda/cuda_backend.h"
 #include "comm/collective_checks.h"
@@ -191,17 +193,22 @@ TEST_CASE("what is called and waited for is marked") {
   HostTensor<float> ones({1'000}, 1.0f);
   const DeviceTensor x(gpu.backend, ones);
   const int64_t before = gpu.backend.marks().head().num_events;
-  gpu.backend.host_wait(gpu.group.all_reduce_sum(x, gpu.backend.record(compute)));
+  const bool is_late = gpu.me == gpu.P - 1;  // the others wait for it, through the compute queue
+  if (is_late) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  gpu.backend.wait(compute, gpu.group.all_reduce_sum(x, gpu.backend.record(compute)));
+  gpu.backend.host_wait(gpu.backend.record(compute));
   gpu.backend.progress();
   const ProgressPage& page = gpu.backend.marks().page();
-  int num_begun = 0, num_ended = 0;
+  int num_begun = 0, num_ended = 0, num_waits = 0;
   for (int64_t n = before + 1; n <= page.head.num_events; ++n) {
     const ProgressEvent& event = page.events[static_cast<size_t>(n % kNumProgressEvents)];
     if (event.call != CallKind::kAllReduce) continue;
     CHECK(page.head.group_name(event.group) == "world");
     num_begun += event.kind == EventKind::kCallBegins ? 1 : 0;
     num_ended += event.kind == EventKind::kCallEnds ? 1 : 0;
+    num_waits += event.kind == EventKind::kWaitBegins ? 1 : 0;
   }
+  if (!is_late) CHECK(num_waits > 0);
   CHECK(num_begun == (gpu.P > 1 ? 1 : 0));
   CHECK(num_ended == num_begun);
 }
