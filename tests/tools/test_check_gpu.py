@@ -58,6 +58,7 @@ class CheckGpu(unittest.TestCase):
         self.assertEqual(result.returncode, 1)
         self.assertIn("verify f32     FAILED, exit code 3", report)
         self.assertEqual(report.count(" passed"), 7)
+        self.assertIn("the report is", result.stderr)
 
     def test_gpus_and_config_of_the_user(self):
         result, report = self.run_script("--gpus", "3", "mine.json", "--set", "moe.top_k=1")
