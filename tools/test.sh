@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need, configures, builds and runs all tests:
-#   tools/test.sh [PRESET...] [-- CTEST OPTIONS]     PRESET: cpu (default), asan, tsan, cuda-emulated
+#   tools/test.sh [PRESET...] [-- CTEST OPTIONS]     PRESET: cpu (default), asan, tsan,
+#                                                    cuda-emulated, cuda-emulated-tsan
 #   tools/test.sh cpu -- -L gradcheck
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 presets=()
 while (($# > 0)) && [[ $1 != -- ]]; do
   case $1 in
-    cpu | asan | tsan | cuda-emulated) presets+=("$1") ;;
+    cpu | asan | tsan | cuda-emulated | cuda-emulated-tsan) presets+=("$1") ;;
     *)
       sed -n '2,/^set/{s/^# \{0,1\}//p}' tools/test.sh >&2
       exit 64

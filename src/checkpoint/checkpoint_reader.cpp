@@ -123,7 +123,7 @@ void CheckpointReader::check_header(const std::string& name,
   const SavedFile& saved = manifest_.files.at(name);
   const SafetensorsHeader header =
       parse_header(read_header(name), saved.bytes - saved.header_bytes, path);
-  // Which file of how many it is, only the name of the file says.
+  // Which file it is, only its name says; of how many, nobody has to know.
   const auto field = [&](const char* key) {
     const auto found = header.metadata.find(key);
     return found == header.metadata.end() ? std::string() : found->second;

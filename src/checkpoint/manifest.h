@@ -85,7 +85,7 @@ struct Manifest {
 
 std::string to_json(const Manifest& manifest);
 nlohmann::ordered_json code_json(const CodeInfo& code);
-// Of the configuration as it stands in a manifest. Two checkpoints with the same have the same.
+// Of the configuration as it stands in a manifest, every key of it.
 std::string config_sha256(const nlohmann::ordered_json& config);
 
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;

@@ -62,7 +62,8 @@ std::unique_ptr<Backend> make_gpu_of_rank(const RunConfig& config,
 
 DeviceOfRank::DeviceOfRank(RunConfig& config, int num_threads, Communicator& world)
     : world_(world) {
-  const std::vector<GpusOfRank> ranks = gpus_of_ranks(world);
+  std::vector<GpusOfRank> ranks;
+  if (config.device != Device::kCpu) ranks = gpus_of_ranks(world);  // else no driver is asked
   const bool is_asked = config.device.has_value();
   agree(world, [&] { config.device = choose_device(config.device, is_built_with_cuda(), ranks); });
   const bool is_gpu = *config.device == Device::kCuda;

@@ -34,7 +34,7 @@ struct RunOptions {
   std::vector<std::string> overrides = {};
 };
 
-// Trains as `config` (resolved, nothing unbuilt in it) says, to the end (kOk) or until all ranks
+// Trains as `config` (resolved, its `device` chosen) says, to the end (kOk) or until all ranks
 // have agreed to stop (kStopped). Collective over the grid's world; returns the same on all ranks.
 // Errors: kLocked, kStorage, kData, kConfig for what a resume may not change, kNumeric.
 ExitCode run_training(const RunConfig& config, const RunOptions& options, const CodeInfo& code,
